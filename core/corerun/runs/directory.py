@@ -1,0 +1,63 @@
+"""Where runs lie: names of new ones, and how to find old ones."""
+
+from __future__ import annotations
+
+import re
+import secrets
+import time
+from pathlib import Path
+
+from corerun.errors import EnvironmentRefused, UsageError
+
+UNSAFE = re.compile(r"[^A-Za-z0-9._-]")
+
+
+def safe_name(text: str, limit: int = 80) -> str:
+    """``text`` as one path element: ``[A-Za-z0-9._-]`` only, never empty, never hidden."""
+    name = UNSAFE.sub("_", text)[:limit].lstrip(".")
+    return name or "unnamed"
+
+
+def new_directory(out_root: Path, job: str) -> Path:
+    """The default place of a new run: ``<out_root>/runs/<job>/<time>-<6 hex>``."""
+    stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+    return out_root / "runs" / job / f"{stamp}-{secrets.token_hex(3)}"
+
+
+def make_directory(path: Path) -> None:
+    """Make a run's directory; a place that can't be written is the environment's refusal."""
+    if path == Path(path.anchor) or path == Path.home():
+        raise UsageError(f"a run can't live in {path}", hint="choose another --out_root")
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        (path / "blobs").mkdir(exist_ok=True)
+        (path / "nodes").mkdir(exist_ok=True)
+    except OSError as error:
+        raise EnvironmentRefused(
+            f"can't make the run directory {path}: {error.strerror or error}",
+            hint="choose another --out_root",
+        ) from error
+
+
+def list_runs(out_root: Path) -> list[Path]:
+    """Run directories below ``out_root``, oldest first."""
+    patterns = ("experiments/*/events.jsonl", "runs/*/*/events.jsonl")
+    found = {journal.parent for pattern in patterns for journal in out_root.glob(pattern)}
+    return sorted(found, key=lambda path: ((path / "events.jsonl").stat().st_mtime, path.name))
+
+
+def find_run(text: str, out_root: Path) -> Path:
+    """The run that ``text`` names: a directory, its name, or the beginning of one; '' is the newest."""
+    if text:
+        direct = Path(text).expanduser()
+        if (direct / "events.jsonl").is_file():
+            return direct.resolve()
+    runs = list_runs(out_root)
+    matching = [path for path in runs if path.name == text] or [
+        path for path in runs if path.name.startswith(text)
+    ]
+    if not matching:
+        raise UsageError(f"no run {text!r} below {out_root}" if text else f"no run below {out_root}")
+    if text and len(matching) > 1:
+        raise UsageError(f"{text!r} names {len(matching)} runs: {', '.join(p.name for p in matching[:3])}")
+    return matching[-1].resolve()

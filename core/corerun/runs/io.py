@@ -1,0 +1,89 @@
+"""The only module that writes durable files: appended records, atomic replacements, blobs."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from corerun.errors import StateError, Stopped
+
+
+@contextmanager
+def reported(path: Path) -> Iterator[None]:
+    """Turn an ``OSError`` into the error that names the file and says whether to go on later."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise Stopped(
+                f"no space left to write {path}", hint="free some space, then resume with --resume"
+            ) from error
+        raise StateError(f"can't write {path}: {error.strerror or error}") from error
+
+
+def append(descriptor: int, record: bytes) -> None:
+    """Write one record with one call, so that a killed process leaves at most one torn tail."""
+    written = os.write(descriptor, record)
+    while written < len(record):  # only when the disk is full or a signal came in between
+        written += os.write(descriptor, record[written:])
+
+
+def replace(path: Path, content: str | bytes, *, sync: bool = True) -> None:
+    """Put ``content`` at ``path`` so that a reader sees the old file or the new one, never a part."""
+    body = content.encode("utf-8", "surrogatepass") if isinstance(content, str) else content
+    with reported(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name[:80]}.{os.getpid()}.tmp")
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+        try:
+            append(descriptor, body)
+            if sync:
+                os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        os.replace(temporary, path)
+
+
+def replace_json(path: Path, value: Any, *, indent: int | None = 2, sort_keys: bool = False) -> None:
+    """`replace` with a JSON document."""
+    replace(path, json.dumps(value, indent=indent, sort_keys=sort_keys, ensure_ascii=False) + "\n")
+
+
+def store_blob(directory: Path, body: bytes) -> str:
+    """Keep ``body`` under its sha256 and return that name; the same body is stored once."""
+    name = hashlib.sha256(body).hexdigest()
+    path = directory / name
+    if not path.exists():
+        replace(path, body, sync=False)
+    return name
+
+
+def copy_file(source: Path, target: Path) -> None:
+    """Copy a regular file into place atomically, by a hard link where the file system allows it."""
+    with reported(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = target.with_name(f".{target.name[:80]}.{os.getpid()}.tmp")
+        temporary.unlink(missing_ok=True)
+        shutil.copyfile(source, temporary, follow_symlinks=False)
+        os.replace(temporary, target)
+
+
+def copy_tree(source: Path, target: Path) -> None:
+    """Copy a folder of ours; symbolic links stay links."""
+    with reported(target):
+        shutil.copytree(source, target, symlinks=True, dirs_exist_ok=True)
+
+
+def remove_temporary_files(directory: Path) -> None:
+    """Remove what a killed process left half written in ``directory`` and its blobs."""
+    for folder in (directory, directory / "blobs"):
+        if folder.is_dir():
+            for leftover in folder.glob(".*.tmp"):
+                leftover.unlink(missing_ok=True)

@@ -1,0 +1,225 @@
+"""The append-only event journal: the only truth about a run; every other file is derived from it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import threading
+import time
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from corerun.errors import StateError, Stopped
+from corerun.interfaces import Event
+from corerun.runs import events as kinds
+from corerun.runs import io
+
+MAX_BODY = 64 * 1024
+"""Bytes of a record's data beyond which it goes to a blob."""
+
+SYNC_EVERY_S = 0.05
+POWER_SAFE = frozenset({kinds.NODE_DONE, kinds.CALL_ANSWERED})
+
+
+def encode(event: Event) -> bytes:
+    """One line: the record as JSON, closed by the crc32 of everything before ``,"crc":`` plus ``}``."""
+    head = json.dumps(
+        {"seq": event.seq, "t": event.t, "type": event.type, "data": event.data},
+        ensure_ascii=True,
+        separators=(",", ":"),
+    ).encode()
+    return b'%s,"crc":"%08x"}\n' % (head[:-1], zlib.crc32(head))
+
+
+def decode(line: bytes) -> Event:
+    """The record of one line; `ValueError` says why a line is none."""
+    head, mark, tail = line.rstrip(b"\n").rpartition(b',"crc":"')
+    if not mark or not line.endswith(b'"}\n') or len(tail) != 10:
+        raise ValueError("not a complete record")
+    if b"%08x" % zlib.crc32(head + b"}") != tail[:8]:
+        raise ValueError("checksum doesn't match")
+    record = json.loads(head + b"}")
+    return Event(record["seq"], record["t"], record["type"], record["data"])
+
+
+def digest(event: Event) -> str:
+    """sha256 of a record, by which the next record of the audit chain names it."""
+    body = json.dumps([event.seq, event.type, event.data], separators=(",", ":"), sort_keys=True)
+    return hashlib.sha256(body.encode()).hexdigest()
+
+
+def _restore(event: Event, blobs: Path) -> Event:
+    name = event.data.get("$blob") if isinstance(event.data, Mapping) else None
+    if name is None:
+        return event
+    try:
+        data = json.loads((blobs / str(name)).read_bytes())
+    except (OSError, ValueError) as error:
+        raise StateError(f"record {event.seq} needs blobs/{name}, which can't be read: {error}") from error
+    return Event(event.seq, event.t, event.type, data)
+
+
+def read(path: Path, *, salvage: bool = False) -> tuple[list[Event], int]:
+    """All records of a journal, and the number of good bytes.
+
+    A bad last line is a torn tail and is left out; a bad line in the middle is corruption
+    (`StateError`), unless ``salvage`` asks to go on without it.
+    """
+    try:
+        body = path.read_bytes()
+    except FileNotFoundError:
+        return [], 0
+    except OSError as error:
+        raise StateError(f"can't read {path}: {error.strerror}") from error
+    found: list[Event] = []
+    good = 0
+    lines = body.splitlines(keepends=True)
+    for number, line in enumerate(lines, 1):
+        try:
+            event = decode(line)
+            if not salvage and event.seq != len(found) + 1:
+                raise ValueError(f"record {event.seq} where {len(found) + 1} belongs")
+        except ValueError as error:
+            if number == len(lines):
+                return found, good
+            if not salvage:
+                raise StateError(
+                    f"corrupt journal: {error}",
+                    where=f"{path}:{number}",
+                    hint="--salvage goes on without the bad lines",
+                ) from error
+        else:
+            found.append(_restore(event, path.parent / "blobs"))
+        good += len(line)
+    return found, good
+
+
+class Journal:
+    """An open journal of which this process is the one writer.
+
+    ``durability``: ``kill`` survives a killed process; ``power`` also waits for the disk on
+    records that were paid for. Listeners are called after a record was written.
+    """
+
+    def __init__(self, directory: Path, *, durability: str = "kill", salvage: bool = False) -> None:
+        self.path = directory / "events.jsonl"
+        self.blobs = directory / "blobs"
+        self._power = durability == "power"
+        self.listeners: list[Callable[[Event], None]] = []
+        self.events, good = read(self.path, salvage=salvage)
+        self._scopes: dict[str, list[Event]] = {}
+        for event in self.events:
+            self._index(event)
+        with io.reported(self.path):
+            directory.mkdir(parents=True, exist_ok=True)
+            self._descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        self._ballast = directory / ".ballast"
+        self._closed = False
+        self._dirty = threading.Event()
+        self._syncer = threading.Thread(target=self._sync, name="corerun-journal", daemon=True)
+        self._syncer.start()
+        if salvage and len(self.events) and self.events[-1].seq != len(self.events):
+            self._rewrite()
+        elif good < os.fstat(self._descriptor).st_size:
+            self._repair(good)
+        self._reserve()
+
+    def _rewrite(self) -> None:
+        renumbered = [Event(n, e.t, e.type, e.data) for n, e in enumerate(self.events, 1)]
+        kept = f"events.salvaged-{int(time.time())}"
+        io.copy_file(self.path, self.path.with_name(kept))
+        io.replace(self.path, b"".join(encode(event) for event in renumbered))
+        os.close(self._descriptor)
+        self._descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND)
+        self.events[:] = renumbered
+        self.emit(kinds.REPAIRED, {"line": len(renumbered), "kept": kept})
+
+    def _repair(self, good: int) -> None:
+        torn = self.path.read_bytes()[good:]
+        kept = f"events.torn-{len(self.events)}"
+        io.replace(self.path.with_name(kept), torn)
+        with io.reported(self.path):
+            os.truncate(self.path, good)
+        self.emit(kinds.REPAIRED, {"line": len(self.events) + 1, "kept": kept})
+
+    def _reserve(self) -> None:
+        # Room for the last records of a run that fills the disk.
+        try:
+            with self._ballast.open("wb") as handle:
+                os.posix_fallocate(handle.fileno(), 0, 1 << 20)
+        except OSError:
+            self._ballast.unlink(missing_ok=True)
+
+    def _index(self, event: Event) -> None:
+        scope = event.data.get("scope")
+        if scope is not None:
+            self._scopes.setdefault(scope, []).append(event)
+
+    def emit(self, type: str, data: Mapping[str, Any]) -> Event:
+        """Write one record; when this returns, a killed process no longer loses it."""
+        event = Event(len(self.events) + 1, round(time.time(), 3), type, data)
+        line = encode(event)
+        if len(line) > MAX_BODY:
+            body = json.dumps(data, separators=(",", ":")).encode()
+            short = {"$blob": io.store_blob(self.blobs, body)}
+            line = encode(Event(event.seq, event.t, type, short))
+        full = not self._append(line)
+        self.events.append(event)
+        self._index(event)
+        if self._power and type in POWER_SAFE:
+            os.fdatasync(self._descriptor)
+        else:
+            self._dirty.set()
+        for listener in self.listeners:
+            listener(event)
+        if full:
+            self.emit(kinds.PAUSED, {"reason": "disk_full"})
+            raise Stopped("the disk is full", hint="free some space, then resume with --resume")
+        return event
+
+    def _append(self, line: bytes) -> bool:
+        """Write a line; False if that took the space kept for last words."""
+        with io.reported(self.path):
+            size = os.fstat(self._descriptor).st_size
+            try:
+                io.append(self._descriptor, line)
+                return True
+            except OSError:
+                os.truncate(self.path, size)
+                if not self._ballast.exists():
+                    raise
+            self._ballast.unlink()
+            io.append(self._descriptor, line)
+            return False
+
+    def scoped(self, scope: str) -> Sequence[Event]:
+        """The records of one scope, in order."""
+        return self._scopes.get(scope, ())
+
+    def _sync(self) -> None:
+        while True:
+            self._dirty.wait()
+            self._dirty.clear()
+            if self._closed:
+                return
+            try:
+                os.fdatasync(self._descriptor)
+            except OSError:
+                return  # the next write reports it
+            time.sleep(SYNC_EVERY_S)
+
+    def close(self) -> None:
+        """Flush to the disk and let go of the file."""
+        if self._closed:
+            return
+        self._closed = True
+        self._dirty.set()
+        self._syncer.join()
+        self._ballast.unlink(missing_ok=True)
+        try:
+            os.fdatasync(self._descriptor)
+        finally:
+            os.close(self._descriptor)
