@@ -464,6 +464,8 @@ class Run(Protocol):
     seed: int
     resumed: bool
     workers: int
+    stopping: bool
+    """True after the first Ctrl-C: no new node is asked for."""
 
     def emit(self, type: str, **data: Json) -> int: ...
 
@@ -498,12 +500,14 @@ class Run(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Invocation:
-    """How a job was started: where paths resolve and what was typed."""
+    """How a job was started: where paths resolve, what was typed, which run is to be resumed."""
 
     cwd: Path
     config_file: Path | None = None
     argv: tuple[str, ...] = ()
-    flags: Mapping[str, Json] = field(default_factory=dict)
+    flags: Mapping[tuple[str, ...], Json] = field(default_factory=dict)
+    resume: Path | None = None
+    environ: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -511,29 +515,39 @@ class Prepared:
     """A job's plan, made and checked before a directory exists.
 
     ``directory`` is the absolute run directory (None: the default place). ``identity`` must be
-    equal when the run is resumed; ``inputs`` goes into the manifest. ``roles`` name models.
+    equal when the run is resumed; ``inputs`` goes into the manifest. ``roles`` name models; the
+    programs that ``code_role`` writes decide which isolation is required. ``notices`` are told to
+    the person, ``warnings`` are kept in the run as well.
     """
 
     directory: Path | None = None
     roles: Mapping[str, Role] = field(default_factory=dict)
+    code_role: str = "code"
     inputs: Mapping[str, Json] = field(default_factory=dict)
     identity: Mapping[str, Json] = field(default_factory=dict)
+    notices: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
 
 
 class Job(Protocol):
     """What ``corerun --plugin NAME run`` runs. ``config_model`` is the pydantic model of its section.
 
-    ``layers`` turns the job's own document into settings layers of the common shape; ``prepare``
-    checks all input and raises `UsageError` or `EnvironmentRefused` before anything is written;
-    ``run`` begins by folding the journal, empty or not, and returns the manifest's own part.
+    ``prepare`` checks all input and raises `UsageError` or `EnvironmentRefused` before anything is
+    written. ``run`` does the work; it is called on an empty and on a half-filled journal alike.
+    ``derive`` writes every file that follows from the journal and returns the manifest's own part.
+
+    Optional members: ``layers(invocation)`` reads the job's own documents into settings layers,
+    strongest first; ``estimate(settings)`` says for ``--dry-run`` what a run would take.
     """
 
-    config_model: type
+    @property
+    def config_model(self) -> type[Any]: ...
 
     def prepare(self, settings: Any, invocation: Invocation) -> Prepared: ...
 
-    async def run(self, run: Run, settings: Any) -> Mapping[str, Json]: ...
+    async def run(self, run: Run, settings: Any) -> None: ...
+
+    def derive(self, directory: Path, events: Sequence[Event]) -> Mapping[str, Json]: ...
 
 
 # ------------------------------------------------------- operators, rewards, stages, benchmarks

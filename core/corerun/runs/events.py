@@ -21,6 +21,7 @@ degraded           model, feature, reason
 stage_done         scope, best, nodes, good, failed, wall_s
 file_made          path, bytes, sha256
 metric             name, value, step
+noted              name, value, scope, node: a job's own durable note
 warning            message
 repaired           line, kept (file name of the torn tail)
 paused             reason
@@ -44,6 +45,7 @@ DEGRADED = "degraded"
 STAGE_DONE = "stage_done"
 FILE_MADE = "file_made"
 METRIC = "metric"
+NOTED = "noted"
 WARNING = "warning"
 REPAIRED = "repaired"
 PAUSED = "paused"

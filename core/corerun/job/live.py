@@ -1,0 +1,303 @@
+"""The run that jobs, domains and stages hold while it lives."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import logging
+import os
+import random
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from corerun.config import Settings
+from corerun.errors import InfrastructureError, Stopped
+from corerun.execution.worker import RUN_PROGRAM
+from corerun.interfaces import (
+    Answer,
+    Event,
+    ExecRequest,
+    ExecResult,
+    Executor,
+    Handler,
+    Message,
+    Policy,
+    ProviderInfo,
+)
+from corerun.llm.client import LanguageModels
+from corerun.plugins import PluginManager
+from corerun.runs import events as kinds
+from corerun.runs import io, journal
+from corerun.runs.fold import RunState
+from corerun.runs.journal import Journal
+
+logger = logging.getLogger("corerun.run")
+GUARD_EVERY_S = 1.0
+
+
+class LiveRun:
+    """Identity, journal, models, programs and files of one run. Fits `corerun.interfaces.Run`."""
+
+    def __init__(
+        self,
+        directory: Path,
+        settings: Settings,
+        log: Journal,
+        state: RunState,
+        *,
+        manager: PluginManager,
+        executor: Executor,
+        sandbox: Mapping[str, Any],
+        policy: Policy,
+        gpus: Sequence[str] = (),
+    ) -> None:
+        self.id = directory.name
+        self.dir = directory
+        self.seed = settings.seed
+        self.resumed = bool(state.resumed)
+        self.workers = settings.workers
+        self.stopping = False
+        self.models: LanguageModels
+        self._settings = settings
+        self._journal = log
+        self._state = state
+        self._manager = manager
+        self._executor = executor
+        self._sandbox = dict(sandbox)
+        self._policy = policy
+        self._slots = asyncio.Semaphore(settings.workers)
+        self._free_gpus = list(gpus)
+        self._gpu_freed = asyncio.Condition()
+        self._counts: dict[tuple[str, int, str], int] = {}
+        self._started = time.monotonic()
+        self._guarded = 0.0
+        self.budget_check: Callable[[float], None] = lambda elapsed: None
+        log.listeners.append(state.add)
+
+    # ------------------------------------------------------------------------------- journal
+
+    def emit(self, type: str, **data: Any) -> int:
+        """Write one record; returns its number."""
+        return self._journal.emit(type, data).seq
+
+    def events(self, scope: str | None = None) -> Sequence[Event]:
+        """All records, or those of one scope."""
+        return self._journal.events if scope is None else self._journal.scoped(scope)
+
+    def warn(self, message: str) -> None:
+        """Tell the person once; the message is kept in the journal and in the manifest."""
+        if message not in self._state.warnings:
+            self.emit(kinds.WARNING, message=message)
+
+    def note(self, name: str, value: Any, **place: str) -> Any:
+        """Keep a value of the job's own under a name; `noted` reads it back after a resume."""
+        self.emit(kinds.NOTED, name=name, value=value, **place)
+        return value
+
+    def noted(self, name: str, default: Any = None) -> Any:
+        """The newest value noted under ``name``."""
+        for event in reversed(self._journal.events):
+            if event.type == kinds.NOTED and event.data["name"] == name:
+                return event.data["value"]
+        return default
+
+    # -------------------------------------------------------------------------------- models
+
+    async def ask(
+        self,
+        role: str,
+        purpose: str,
+        messages: Sequence[Message],
+        *,
+        schema: type | None = None,
+        parse: Callable[[str], Any] | None = None,
+        tools: Sequence[Any] = (),
+        node: str | None = None,
+        facts: Mapping[str, Any] | None = None,
+        **options: Any,
+    ) -> Answer[Any]:
+        """Ask the model that plays ``role``; a recorded answer is replayed, not paid again."""
+        self._guard()
+        return await self.models.ask(
+            role,
+            purpose,
+            messages,
+            schema=schema,
+            parse=parse,
+            tools=tools,
+            node=node,
+            facts=facts,
+            **options,
+        )
+
+    def provider_info(self, role: str) -> ProviderInfo:
+        """Facts about the provider behind a role."""
+        return self.models.provider_info(role)
+
+    # ------------------------------------------------------------------------------ programs
+
+    async def execute(self, request: ExecRequest, serve: Handler | None = None) -> ExecResult:
+        """Run a program when a worker slot is free; one that is recorded and whose files are still
+        there isn't run again."""
+        self._guard()
+        key = self._execution_key(request)
+        recorded = self._state.executed.get(key)
+        if recorded is not None:
+            known = self._recall(request, recorded)
+            if known is not None:
+                return known
+        queued = time.monotonic()
+        async with self._slots:
+            queue_s = time.monotonic() - queued
+            gpus = await self._lease(len(request.gpus))
+            try:
+                ready = replace(request, gpus=gpus, env={**self._environment(gpus), **request.env})
+                self.emit_start(ready)
+                spec = {
+                    "request": ready.to_json(),
+                    "sandbox": self._sandbox["target"],
+                    "policy": {
+                        "require": sorted(self._policy.require),
+                        "pass_env": list(self._policy.pass_env),
+                        "network": self._policy.network,
+                    },
+                }
+                result = ExecResult.from_json(await self._executor.submit(RUN_PROGRAM, spec, serve))
+            finally:
+                await self._release(gpus)
+        if result.infra:
+            raise InfrastructureError(result.infra)
+        result = replace(result, timing={**result.timing, "queue_s": round(queue_s, 4)})
+        self._record_execution(key, ready, result)
+        return result
+
+    def emit_start(self, request: ExecRequest) -> None:
+        """Hook for the progress display: a program takes a slot."""
+        logger.debug("program %s of node %s starts", request.label, request.node)
+
+    def _execution_key(self, request: ExecRequest) -> str:
+        place = (request.node, request.attempt, request.label)
+        count = self._counts[place] = self._counts.get(place, 0) + 1
+        body = {
+            "place": place,
+            "n": count,
+            "what": [request.kind, request.code, list(request.argv), dict(request.env), request.stdin],
+        }
+        return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
+
+    def forget(self, node: str) -> None:
+        """Let a node's next attempt find the recorded answers and programs of its last one."""
+        self.models.forget(node)
+        for place in [place for place in self._counts if place[0] == node]:
+            del self._counts[place]
+
+    def _recall(self, request: ExecRequest, event: Event) -> ExecResult | None:
+        result = ExecResult.from_json(event.data["result"])
+        folder = Path(request.workspace) / request.cwd
+        for item in result.files:
+            path = folder / item["path"]
+            if not path.is_file() or _sha256(path) != item["sha256"]:
+                return None
+        try:
+            stdout = _tail(Path(request.workspace), result.stdout_path, event.data["stdout"])
+            stderr = _tail(Path(request.workspace), result.stderr_path, event.data["stderr"])
+        except OSError:
+            return None
+        return replace(result, stdout=stdout, stderr=stderr)
+
+    def _record_execution(self, key: str, request: ExecRequest, result: ExecResult) -> None:
+        last = self._state.audited
+        kept = result.to_json() | {"stdout": "", "stderr": ""}
+        self.emit(
+            kinds.EXECUTION_DONE,
+            key=key,
+            node=request.node,
+            attempt=request.attempt,
+            label=request.label,
+            result=kept,
+            stdout=_short(result.stdout),
+            stderr=_short(result.stderr),
+            code_sha256=hashlib.sha256(request.code.encode()).hexdigest(),
+            env=sorted(request.env),
+            wall_limit_s=request.limits.wall_s,
+            network=request.network,
+            gpus=list(request.gpus),
+            prev=journal.digest(last) if last else "",
+        )
+
+    def _environment(self, gpus: tuple[str, ...]) -> dict[str, str]:
+        # Unset, every program would start one BLAS thread per core and they would fight.
+        threads = str(max(1, (os.cpu_count() or 1) // self.workers))
+        names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+        return {
+            **dict.fromkeys(names, threads),
+            "MPLBACKEND": "Agg",
+            "MPLCONFIGDIR": str(self.dir / "nodes" / ".matplotlib"),
+            "CUDA_VISIBLE_DEVICES": ",".join(gpus),
+        }
+
+    async def _lease(self, count: int) -> tuple[str, ...]:
+        if not count:
+            return ()
+        async with self._gpu_freed:
+            await self._gpu_freed.wait_for(lambda: len(self._free_gpus) >= count)
+            leased = tuple(self._free_gpus[:count])
+            del self._free_gpus[:count]
+        return leased
+
+    async def _release(self, gpus: tuple[str, ...]) -> None:
+        if gpus:
+            async with self._gpu_freed:
+                self._free_gpus = sorted([*self._free_gpus, *gpus])
+                self._gpu_freed.notify_all()
+
+    # --------------------------------------------------------------------------------- rest
+
+    def component(self, kind: str, name: str) -> Any:
+        """A plugin's component by kind and name."""
+        return self._manager.get(kind, name)
+
+    def rng(self, *parts: Any) -> random.Random:
+        """A generator that depends on the run's seed and ``parts`` alone."""
+        body = json.dumps([self.seed, *parts], sort_keys=True)
+        return random.Random(hashlib.sha256(body.encode()).hexdigest())
+
+    def write(self, path: str, text: str | bytes) -> None:
+        """Write a file of the run, atomically; ``path`` is relative to the run directory."""
+        io.replace(self.dir / path, text)
+        body = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
+        self.emit(kinds.FILE_MADE, path=path, bytes=len(body), sha256=hashlib.sha256(body).hexdigest())
+
+    def _guard(self) -> None:
+        now = time.monotonic()
+        if now - self._guarded < GUARD_EVERY_S:
+            return
+        self._guarded = now
+        self.budget_check(now - self._started)
+        free = shutil.disk_usage(self.dir).free // 2**20
+        if free < self._settings.min_free_mb:
+            self.emit(kinds.PAUSED, reason="disk_full")
+            raise Stopped(
+                f"only {free} MB are free, {self._settings.min_free_mb} are wanted (min_free_mb)",
+                hint="free some space, then resume with --resume",
+            )
+
+
+def _short(text: str, limit: int = 4000) -> str:
+    return text if len(text) <= limit else ""
+
+
+def _tail(workspace: Path, path: str, kept: str) -> str:
+    if kept or not path:
+        return kept
+    return (workspace / path).read_text("utf-8", "backslashreplace")[-256_000:]
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()

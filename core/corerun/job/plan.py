@@ -1,0 +1,202 @@
+"""From flags and files to a checked plan, before anything is written."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from corerun import config
+from corerun.errors import UsageError
+from corerun.interfaces import Invocation, Job, Prepared, Provider, ProviderInfo, Role
+from corerun.plugins import PluginManager
+from corerun.runs import directory
+from corerun.runs import journal as journals
+
+SCALARS = ("model", "strategy", "workers", "in_flight", "scheduler", "seed", "executor", "sandbox")
+
+
+@dataclass(slots=True)
+class Plan:
+    """A job with its typed settings, models and place, ready to start."""
+
+    name: str
+    plugin: str
+    job: Job
+    settings: config.Settings
+    invocation: Invocation
+    prepared: Prepared
+    roles: dict[str, Role]
+    default_model: str
+    why_model: str
+    directory: Path
+    resume: bool
+    models: ModelDirectory
+
+
+class ModelDirectory:
+    """Makes providers by name: a plugin's if one offers it, else the OpenAI-compatible router."""
+
+    def __init__(self, manager: PluginManager, environ: Mapping[str, str]) -> None:
+        self._manager = manager
+        self._environ = environ
+        self._made: dict[str, Provider] = {}
+
+    def provider(self, name: str) -> Provider:
+        """The provider of that name; one object per name and run."""
+        if name not in self._made:
+            offered = {item.component.name for item in self._manager.components("providers")}
+            made: Any
+            if name.replace("-", "_") in offered:
+                made = self._manager.get("providers", name)()
+            else:
+                made = self._manager.get("providers", "openai_router")(name, self._environ)
+            self._made[name] = made
+        return self._made[name]
+
+    def use(self, name: str, provider: Provider) -> None:
+        """Let ``provider`` answer for ``name``: how tests swap in a fake."""
+        self._made[name] = provider
+
+    def check(self, model: str) -> ProviderInfo:
+        """Facts about a model's provider; raises if keys or addresses are missing."""
+        from corerun.llm.models import parse_model
+
+        provider = self.provider(parse_model(model).provider)
+        check = getattr(provider, "check", None)
+        if check is not None:
+            check()
+        return provider.info
+
+
+def resolve_role(role: Role, aliases: Mapping[str, config.ModelAlias], default: str) -> Role:
+    """The role with its model string filled in; an alias lends its options, the role's own win."""
+    name = role.model or default
+    alias = aliases.get(name)
+    if alias is None:
+        return Role(name, role.temperature, role.max_tokens, role.top_p, role.reasoning_effort)
+
+    def pick(own: Any, lent: Any) -> Any:
+        return lent if own is None else own
+
+    return Role(
+        alias.model,
+        pick(role.temperature, alias.temperature),
+        pick(role.max_tokens, alias.max_tokens),
+        pick(role.top_p, alias.top_p),
+        pick(role.reasoning_effort, alias.reasoning_effort),
+    )
+
+
+def make_plan(
+    name: str,
+    manager: PluginManager,
+    *,
+    flags: config.Layer,
+    cwd: Path,
+    config_file: Path | None = None,
+    argv: Sequence[str] = (),
+    resume: str | None = None,
+    environ: Mapping[str, str] | None = None,
+    models: ModelDirectory | None = None,
+) -> Plan:
+    """Check everything that can be checked without writing: settings, input, models, place.
+
+    ``resume`` names the run to go on with; '' is the newest one.
+    """
+    env = dict(os.environ if environ is None else environ)
+    found = manager.find("jobs", name)
+    job: Job = manager.get("jobs", name)()
+    model = config.settings_model(found.component.name, job.config_model)
+    flags = config.resolve_paths(flags, config.path_keys(model), cwd)
+    old = None
+    if resume is not None:
+        root = flags.get(("out_root",))
+        old = directory.find_run(resume, Path(root.value) if root else cwd)
+    invocation = Invocation(cwd, config_file, tuple(argv), {k: e.value for k, e in flags.items()}, old, env)
+    layers = [flags, *_documents(job, model, invocation), *_ambient(model, env)]
+    settings = config.validate(model, config.merge(layers))
+    if not settings.out_root.is_absolute():
+        settings = settings.model_copy(update={"out_root": cwd / settings.out_root})
+    manager.block(settings.plugins.disable)
+    manager.require(settings.plugins.required)
+    prepared = job.prepare(settings, invocation)
+    place = old or prepared.directory or _default_place(settings, found.component.name)
+    default, why = _default_model(settings, env)
+    roles = {key: resolve_role(role, settings.models, default) for key, role in prepared.roles.items()}
+    models = models or ModelDirectory(manager, env)
+    for role in roles.values():
+        models.check(role.model or default)
+    return Plan(
+        found.component.name,
+        found.plugin.name,
+        job,
+        settings,
+        invocation,
+        prepared,
+        roles,
+        default,
+        why,
+        place,
+        _resumes(place, old),
+        models,
+    )
+
+
+def _documents(job: Job, model: type[config.Settings], invocation: Invocation) -> list[config.Layer]:
+    saved: list[config.Layer] = []
+    if invocation.resume is not None:
+        events, _ = journals.read(invocation.resume / "events.jsonl")
+        if not events:
+            raise UsageError(f"the journal of {invocation.resume} is empty", hint="start a new run")
+        settings = dict(events[0].data["settings"])
+        # The place is the run's own; a resumed run never moves.
+        settings.pop("run_id", None)
+        saved = [config.layer_of(settings, f"{invocation.resume.name}/events.jsonl")]
+        if invocation.config_file is None:
+            return saved
+    reader = getattr(job, "layers", None)
+    if reader is not None:
+        return [*reader(invocation), *saved]
+    if invocation.config_file is None:
+        return saved
+    layer = config.read_yaml(invocation.config_file)
+    base = invocation.config_file.resolve().parent
+    return [config.resolve_paths(layer, config.path_keys(model), base), *saved]
+
+
+def _ambient(model: type[config.Settings], environ: Mapping[str, str]) -> list[config.Layer]:
+    home = environ.get("XDG_CONFIG_HOME") or str(Path(environ.get("HOME", "~")).expanduser() / ".config")
+    user = Path(home) / "corerun" / "config.yaml"
+    layers = [config.environment_layer(environ, SCALARS)]
+    if user.is_file():
+        layers.insert(0, config.resolve_paths(config.read_yaml(user), config.path_keys(model), user.parent))
+    return layers
+
+
+def _default_model(settings: config.Settings, environ: Mapping[str, str]) -> tuple[str, str]:
+    from corerun.llm import models
+
+    if settings.model:
+        return settings.model, ""
+    return models.default_model(environ)
+
+
+def _default_place(settings: config.Settings, job: str) -> Path:
+    if settings.run_id:
+        return settings.out_root / "runs" / job / directory.safe_name(settings.run_id)
+    return directory.new_directory(settings.out_root, job)
+
+
+def _resumes(place: Path, asked: Path | None) -> bool:
+    if asked is not None:
+        return True
+    if not place.is_dir() or not any(place.iterdir()):
+        return False
+    if (place / "events.jsonl").is_file():
+        return True
+    raise UsageError(
+        f"{place} is not empty and holds no journal", hint="choose another --run_id or --out_root"
+    )
