@@ -217,7 +217,8 @@ class ExecRequest:
 
     ``kind``: ``python`` (``code`` is written to ``file_name`` and run by ``python``), ``shell``
     (``code`` for ``/bin/sh``) or ``argv``. ``files`` maps relative paths in the workspace to
-    read-only inputs on the host. ``collect`` are globs, relative to ``cwd``.
+    read-only inputs on the host. ``collect`` are globs, relative to ``cwd``. ``gpus`` are leased ids,
+    or ``"any"`` for each one that is wanted. ``fresh``: the workspace is emptied first.
     """
 
     kind: str = "python"
@@ -238,6 +239,7 @@ class ExecRequest:
     attempt: int = 0
     workspace: str = ""
     file_name: str = "runfile.py"
+    fresh: bool = False
 
     def to_json(self) -> dict[str, Json]:
         return asdict(self)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-import logging
 import os
 import random
 import shutil
@@ -17,6 +16,7 @@ from typing import Any
 
 from corerun.config import Settings
 from corerun.errors import InfrastructureError, Stopped
+from corerun.execution.collect import remove_tree
 from corerun.execution.worker import RUN_PROGRAM
 from corerun.interfaces import (
     Answer,
@@ -36,7 +36,6 @@ from corerun.runs import io, journal
 from corerun.runs.fold import RunState
 from corerun.runs.journal import Journal
 
-logger = logging.getLogger("corerun.run")
 GUARD_EVERY_S = 1.0
 
 
@@ -157,7 +156,8 @@ class LiveRun:
             gpus = await self._lease(len(request.gpus))
             try:
                 ready = replace(request, gpus=gpus, env={**self._environment(gpus), **request.env})
-                self.emit_start(ready)
+                if ready.fresh:
+                    remove_tree(Path(ready.workspace))
                 spec = {
                     "request": ready.to_json(),
                     "sandbox": self._sandbox["target"],
@@ -175,10 +175,6 @@ class LiveRun:
         result = replace(result, timing={**result.timing, "queue_s": round(queue_s, 4)})
         self._record_execution(key, ready, result)
         return result
-
-    def emit_start(self, request: ExecRequest) -> None:
-        """Hook for the progress display: a program takes a slot."""
-        logger.debug("program %s of node %s starts", request.label, request.node)
 
     def _execution_key(self, request: ExecRequest) -> str:
         place = (request.node, request.attempt, request.label)

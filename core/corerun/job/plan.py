@@ -200,3 +200,18 @@ def _resumes(place: Path, asked: Path | None) -> bool:
     raise UsageError(
         f"{place} is not empty and holds no journal", hint="choose another --run_id or --out_root"
     )
+
+
+def describe(plan: Plan) -> dict[str, Any]:
+    """What a run of this plan would take: models per role, place, and the job's own estimate."""
+    estimate = getattr(plan.job, "estimate", None)
+    return {
+        "job": plan.name,
+        "run_dir": str(plan.directory),
+        "resumes": plan.resume,
+        "roles": {name: role.model for name, role in plan.roles.items()},
+        "workers": plan.settings.workers,
+        "in_flight": plan.settings.expansions,
+        "inputs": dict(plan.prepared.inputs),
+        "estimate": estimate(plan.settings) if estimate else {},
+    }

@@ -1,0 +1,51 @@
+"""Variables from a ``.env`` file, and the stream of events to a file."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import TextIO
+
+from corerun.errors import UsageError
+from corerun.interfaces import Event
+
+NAMES = re.compile(r"(OPENAI_(API_KEY|BASE_URL|API_BASE|ORG_ID|PROJECT_ID)|OAIC_\w+|OLLAMA_API_KEY|CORERUN_\w+)$")
+LINE = re.compile(r"\s*(?:export\s+)?([A-Za-z_]\w*)\s*=\s*(.*?)\s*$")
+
+
+def read_env_file(path: Path, environ: dict[str, str], *, required: bool = False) -> list[str]:
+    """Add the provider and corerun variables of a ``.env`` file; a set variable always wins.
+
+    Returns sentences for the person; values are never among them.
+    """
+    if not path.is_file():
+        if required:
+            raise UsageError(f"no such file: {path}", where="--env-file")
+        return []
+    taken: list[str] = []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        match = LINE.match(line)
+        if match is None or line.lstrip().startswith("#"):
+            continue
+        name, value = match.groups()
+        if value[:1] in "'\"" and value[-1:] == value[:1] and len(value) > 1:
+            value = value[1:-1]
+        else:
+            value = value.partition(" #")[0].strip()
+        if value and NAMES.match(name) and name not in environ:
+            environ[name] = value
+            taken.append(name)
+    return [f"{', '.join(taken)} taken from {path}"] if taken else []
+
+
+def event_writer(stream: TextIO) -> Callable[[Event], None]:
+    """A listener that copies every event to ``stream``, one JSON line each."""
+
+    def write(event: Event) -> None:
+        record = {"seq": event.seq, "t": event.t, "type": event.type, "data": event.data}
+        stream.write(json.dumps(record, ensure_ascii=False) + "\n")
+        stream.flush()
+
+    return write

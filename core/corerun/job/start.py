@@ -1,0 +1,335 @@
+"""Start a planned run, or go on with it, and bring it to a manifest whatever happens."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import platform
+import signal
+import sys
+import traceback
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from corerun import __version__, config
+from corerun.errors import CorerunError, Interrupted, StateError, Stopped, UsageError
+from corerun.execution import select
+from corerun.interfaces import Event, Policy
+from corerun.job.live import LiveRun
+from corerun.job.manifest import build_manifest
+from corerun.job.observers import ObserverRelay
+from corerun.job.plan import Plan
+from corerun.llm.budget import Budget
+from corerun.llm.client import LanguageModels, LlmSettings
+from corerun.plugins import PluginManager
+from corerun.runs import directory, io
+from corerun.runs import events as kinds
+from corerun.runs.fold import RunState, fold
+from corerun.runs.journal import Journal
+from corerun.runs.lock import RunLock
+
+logger = logging.getLogger("corerun.run")
+GRACE_S = 3.0
+Listener = Callable[[Event], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """What a run came to: its manifest and the exit code that says the same in a number."""
+
+    manifest: Mapping[str, Any]
+    exit_code: int
+    directory: Path
+
+
+async def run_plan(
+    plan: Plan,
+    manager: PluginManager,
+    *,
+    listeners: Sequence[Listener] = (),
+    accept_weak: bool = False,
+    salvage: bool = False,
+) -> Finished:
+    """Run a plan to its end. Errors of the run itself are in the manifest; only what prevents a
+    run from starting is raised."""
+    sandbox, policy = _sandbox(plan, manager, accept_weak)
+    _make_directory(plan)
+    lock = RunLock(plan.directory)
+    try:
+        io.remove_temporary_files(plan.directory)
+        log = Journal(plan.directory, durability=plan.settings.durability, salvage=salvage)
+        try:
+            state = fold(log.events)
+            if state.status == "success":
+                return Finished(_finish(plan, log, state), 0, plan.directory)
+            with _log_file(plan.directory):
+                return await _live(plan, manager, log, state, listeners, sandbox, policy)
+        finally:
+            log.close()
+    finally:
+        lock.release()
+
+
+async def _live(
+    plan: Plan,
+    manager: PluginManager,
+    log: Journal,
+    state: RunState,
+    listeners: Sequence[Listener],
+    sandbox: Mapping[str, Any],
+    policy: Policy,
+) -> Finished:
+    for event in log.events:
+        for listener in listeners:
+            listener(event)
+    relay = ObserverRelay(plan.directory.name, plan.settings.observers, manager)
+    log.listeners += [*listeners, relay.put]
+    executor = manager.get("executors", plan.settings.executor)(plan.settings.workers)
+    run = LiveRun(
+        plan.directory,
+        plan.settings,
+        log,
+        state,
+        manager=manager,
+        executor=executor,
+        sandbox=sandbox,
+        policy=policy,
+        gpus=visible_gpus(os.environ),
+    )
+    _open(plan, run, log, state, sandbox)
+    run.models = LanguageModels(
+        record=_Recorder(log, state),
+        provider=plan.models.provider,
+        roles=plan.roles,
+        default_model=plan.default_model,
+        settings=LlmSettings(
+            retries=plan.settings.llm.retries,
+            repairs=plan.settings.llm.repairs,
+            concurrency=plan.settings.llm.concurrency or 2 * plan.settings.workers,
+        ),
+        seed=plan.settings.seed,
+        environ=plan.invocation.environ,
+    )
+    budget = Budget(**plan.settings.budget.model_dump())
+    run.models.budget = budget
+    run.budget_check = lambda elapsed: budget.check(run.models.ledger, elapsed)
+    error: BaseException | None = None
+    try:
+        async with relay.running(), _signals(run):
+            await plan.job.run(run, plan.settings)
+    except (Exception, asyncio.CancelledError) as caught:
+        error = caught
+        logger.error("the run ended early", exc_info=caught)
+    finally:
+        await run.models.aclose()
+        await executor.close()
+    status, code = _verdict(error, run)
+    run.emit(kinds.RUN_DONE, status=status, exit_code=code, error=_describe(error))
+    return Finished(_finish(plan, log, state), code, plan.directory)
+
+
+def _open(
+    plan: Plan, run: LiveRun, log: Journal, state: RunState, sandbox: Mapping[str, Any]
+) -> None:
+    versions = {"corerun": __version__, "python": platform.python_version(), "plugin": plan.plugin}
+    models = {
+        role.model or plan.default_model: {"kind": plan.models.check(role.model or plan.default_model).kind}
+        for role in plan.roles.values()
+    }
+    identity = dict(plan.prepared.identity) | {"job": plan.name, "seed": plan.settings.seed}
+    settings = plan.settings.model_dump(mode="json")
+    if state.started is None:
+        run.emit(
+            kinds.RUN_STARTED,
+            schema=kinds.SCHEMA,
+            run=run.id,
+            job=plan.name,
+            plugin=plan.plugin,
+            seed=plan.settings.seed,
+            argv=list(plan.invocation.argv),
+            versions=versions,
+            settings=settings,
+            inputs=dict(plan.prepared.inputs),
+            identity=identity,
+            models=models,
+            sandbox={key: value for key, value in sandbox.items() if key != "target"},
+        )
+        io.replace(plan.directory / "config.resolved.yaml", config.to_yaml(plan.settings))
+    else:
+        before = state.started.data["identity"]
+        changed = [key for key in identity if key in before and before[key] != identity[key]]
+        if changed:
+            raise UsageError(
+                f"a resumed run can't change its {', '.join(changed)}",
+                where=str(plan.directory),
+                hint="start a new run, with another --run_id",
+            )
+        run.emit(
+            kinds.RUN_RESUMED,
+            argv=list(plan.invocation.argv),
+            versions=versions,
+            workers=plan.settings.workers,
+            models=models,
+        )
+        run.resumed = True
+    for message in plan.prepared.warnings:
+        run.warn(message)
+    if sandbox["missing"] and sandbox["needed"]:
+        run.warn(
+            f"weak isolation: programs run under {sandbox['name']!r}, without {', '.join(sandbox['missing'])}"
+        )
+
+
+def _finish(plan: Plan, log: Journal, state: RunState) -> Mapping[str, Any]:
+    try:
+        part = plan.job.derive(plan.directory, log.events)
+    except CorerunError:
+        raise
+    except Exception as error:
+        logger.exception("derived files could not be written")
+        log.emit(kinds.WARNING, {"message": f"derived files are incomplete: {type(error).__name__}: {error}"})
+        state.warnings.append(log.events[-1].data["message"])
+        part = {}
+    manifest = build_manifest(plan.directory, log.events, part)
+    io.replace_json(plan.directory / "run_manifest.json", manifest, sort_keys=True)
+    return manifest
+
+
+def _verdict(error: BaseException | None, run: LiveRun) -> tuple[str, int]:
+    if isinstance(error, asyncio.CancelledError) or (error is not None and run.stopping):
+        return "interrupted", Interrupted.exit_code
+    if error is None:
+        return "success", 0
+    if isinstance(error, Interrupted):
+        return "interrupted", error.exit_code
+    if isinstance(error, Stopped):
+        return "stopped", error.exit_code
+    code = error.exit_code if isinstance(error, CorerunError) else 1
+    return ("stopped" if code == Stopped.exit_code else "failed"), code
+
+
+def _describe(error: BaseException | None) -> Mapping[str, Any] | None:
+    if error is None:
+        return None
+    trace = "".join(traceback.format_exception(error))[-8000:]
+    return {
+        "type": getattr(error, "kind", type(error).__name__)
+        if type(error).__name__ == "RunFailed"
+        else type(error).__name__,
+        "message": str(error) or type(error).__name__,
+        "hint": getattr(error, "hint", ""),
+        "traceback": trace,
+    }
+
+
+def _sandbox(plan: Plan, manager: PluginManager, accept_weak: bool) -> tuple[dict[str, Any], Policy]:
+    wanted = plan.settings.sandbox
+    offered = {item.component.name: item.component.target for item in manager.components("sandboxes")}
+    candidates = {name: manager.get("sandboxes", name)() for name in offered}
+    code = plan.roles.get(plan.prepared.code_role)
+    by_rules = code is not None and plan.models.check(code.model or plan.default_model).kind == "rules"
+    guarantees = select.RULES_CODE_GUARANTEES if by_rules else select.MODEL_CODE_GUARANTEES
+    require = frozenset(wanted.require) if wanted.require is not None else guarantees
+    sandbox, probe, missing = select.choose_sandbox(
+        candidates, wanted.name, require, accept_weak=accept_weak or wanted.allow_weak
+    )
+    ideal = select.MODEL_CODE_GUARANTEES - probe.guarantees
+    chosen = {
+        "name": sandbox.name,
+        "target": offered[sandbox.name],
+        "guarantees": sorted(probe.guarantees),
+        "missing": sorted(ideal),
+        "needed": sorted(missing),
+    }
+    return chosen, Policy(require=require, pass_env=tuple(wanted.pass_env))
+
+
+def _make_directory(plan: Plan) -> None:
+    try:
+        directory.make_directory(plan.directory)
+    except CorerunError as error:
+        manifest = {
+            "status": "failed",
+            "inputs": dict(plan.prepared.inputs),
+            "paths": {"run_dir": str(plan.directory)},
+            "warnings": [str(error)],
+            "error": {"type": type(error).__name__, "message": str(error), "traceback": ""},
+        }
+        with contextlib.suppress(StateError, Stopped):
+            io.replace_json(plan.settings.out_root / "run_manifest.json", manifest, sort_keys=True)
+        raise
+
+
+@contextlib.contextmanager
+def _log_file(place: Path) -> Iterator[None]:
+    handler = logging.FileHandler(place / "run.log", encoding="utf-8", errors="backslashreplace")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
+    root = logging.getLogger("corerun")
+    level = root.level
+    root.addHandler(handler)
+    root.setLevel(min(level or logging.INFO, logging.INFO))
+    try:
+        yield
+    finally:
+        root.removeHandler(handler)
+        root.setLevel(level)
+        handler.close()
+
+
+@contextlib.asynccontextmanager
+async def _signals(run: LiveRun) -> AsyncIterator[None]:
+    """First Ctrl-C: ask for nothing new and give what runs a moment; second, or SIGTERM: stop now."""
+    loop = asyncio.get_running_loop()
+    task = asyncio.current_task()
+    assert task is not None
+
+    def first() -> None:
+        if run.stopping:
+            task.cancel()
+            return
+        run.stopping = True
+        print("corerun: stopping; press Ctrl-C again to stop at once", file=sys.stderr)  # noqa: T201
+        loop.call_later(GRACE_S, task.cancel)
+
+    def now() -> None:
+        run.stopping = True
+        task.cancel()
+
+    try:
+        loop.add_signal_handler(signal.SIGINT, first)
+        loop.add_signal_handler(signal.SIGTERM, now)
+    except (ValueError, RuntimeError):  # not in the main thread: the caller's signals stay the caller's
+        yield
+        return
+    try:
+        yield
+    finally:
+        loop.remove_signal_handler(signal.SIGINT)
+        loop.remove_signal_handler(signal.SIGTERM)
+
+
+def visible_gpus(environ: Mapping[str, str]) -> tuple[str, ...]:
+    """Ids of the GPUs that programs may get: CUDA_VISIBLE_DEVICES, else what the driver lists."""
+    named = environ.get("CUDA_VISIBLE_DEVICES")
+    if named is not None:
+        return tuple(part.strip() for part in named.split(",") if part.strip() not in ("", "-1"))
+    listed = Path("/proc/driver/nvidia/gpus")
+    return tuple(str(number) for number, _ in enumerate(sorted(listed.iterdir()))) if listed.is_dir() else ()
+
+
+class _Recorder:
+    """What the model client may do with the journal."""
+
+    def __init__(self, log: Journal, state: RunState) -> None:
+        self._log = log
+        self.answered = state.answered
+
+    def emit(self, type: str, **data: Any) -> int:
+        return self._log.emit(type, data).seq
+
+    def blob(self, data: bytes) -> str:
+        return io.store_blob(self._log.blobs, data)
