@@ -468,12 +468,20 @@ class Run(Protocol):
     workers: int
     stopping: bool
     """True after the first Ctrl-C: no new node is asked for."""
+    gpus: tuple[str, ...]
+    """Ids of the GPUs that programs may get."""
 
     def emit(self, type: str, **data: Json) -> int: ...
 
     def events(self, scope: str | None = None) -> Sequence[Event]: ...
 
     def warn(self, message: str) -> None: ...
+
+    def note(self, name: str, value: Json, **place: str) -> None: ...
+
+    def noted(self, name: str, default: Json = None) -> Json: ...
+
+    def forget(self, node: str) -> None: ...
 
     async def ask(
         self,

@@ -70,6 +70,7 @@ class LiveRun:
         self._sandbox = dict(sandbox)
         self._policy = policy
         self._slots = asyncio.Semaphore(settings.workers)
+        self.gpus = tuple(gpus)
         self._free_gpus = list(gpus)
         self._gpu_freed = asyncio.Condition()
         self._counts: dict[tuple[str, int, str], int] = {}
@@ -93,17 +94,13 @@ class LiveRun:
         if message not in self._state.warnings:
             self.emit(kinds.WARNING, message=message)
 
-    def note(self, name: str, value: Any, **place: str) -> Any:
-        """Keep a value of the job's own under a name; `noted` reads it back after a resume."""
+    def note(self, name: str, value: Any, **place: str) -> None:
+        """Keep a value of the job's own under a name; `noted` reads it back, after a resume too."""
         self.emit(kinds.NOTED, name=name, value=value, **place)
-        return value
 
     def noted(self, name: str, default: Any = None) -> Any:
         """The newest value noted under ``name``."""
-        for event in reversed(self._journal.events):
-            if event.type == kinds.NOTED and event.data["name"] == name:
-                return event.data["value"]
-        return default
+        return self._state.notes.get(name, default)
 
     # -------------------------------------------------------------------------------- models
 

@@ -36,7 +36,7 @@ def build_manifest(directory: Path, events: Sequence[Event], part: Mapping[str, 
     """The whole manifest; ``part`` is the job's own and wins, its ``paths`` are added to ours."""
     state = fold(events)
     begun = started(state)
-    ledger = Ledger.of(events)
+    ledger = Ledger.fold(events)
     end = state.ended.data if state.ended else {"status": "interrupted", "exit_code": None, "error": None}
     models = dict(begun.get("models", {}))
     for event in state.resumed:
@@ -59,7 +59,7 @@ def build_manifest(directory: Path, events: Sequence[Event], part: Mapping[str, 
         "wall_s": round(last - first, 3),
         "models": models,
         "sandbox": begun.get("sandbox", {}),
-        "cost": {"usd": ledger.usd, "tokens": ledger.tokens, "calls": ledger.calls},
+        "cost": ledger.totals.to_json(),
         "possibly_double_paid": state.double_paid,
         "resumed_from": state.resumed[-1].seq if state.resumed else None,
         "disclosure": disclosure(models),

@@ -128,7 +128,9 @@ async def _live(
         await run.models.aclose()
         await executor.close()
     status, code = _verdict(error, run)
-    run.emit(kinds.RUN_DONE, status=status, exit_code=code, error=_describe(error))
+    run.emit(
+        kinds.RUN_DONE, status=status, exit_code=code, error=_describe(error), **run.noted("result", {})
+    )
     return Finished(_finish(plan, log, state), code, plan.directory)
 
 

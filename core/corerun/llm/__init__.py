@@ -1,0 +1,1 @@
+"""Everything around one model call: messages, client, retries, extraction, prices and the ledger."""

@@ -27,6 +27,7 @@ class RunState:
     stages: dict[str, Event] = field(default_factory=dict)
     stages_done: dict[str, Event] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
+    notes: dict[str, Any] = field(default_factory=dict)
     files: dict[str, Event] = field(default_factory=dict)
     double_paid: list[str] = field(default_factory=list)
     audited: Event | None = None
@@ -63,6 +64,8 @@ class RunState:
                 self.stages_done[event.data["scope"]] = event
             case kinds.WARNING:
                 self.warnings.append(event.data["message"])
+            case kinds.NOTED:
+                self.notes[event.data["name"]] = event.data["value"]
             case kinds.FILE_MADE:
                 self.files[event.data["path"]] = event
 

@@ -1,0 +1,87 @@
+"""The environment of a program: built from an allow list, so that no key can get in by accident."""
+
+from __future__ import annotations
+
+import fnmatch
+import os
+import sys
+from collections.abc import Iterable, Mapping
+
+from corerun.errors import UsageError
+from corerun.interfaces import ExecRequest
+
+_CREDENTIALS = (
+    "*_API_KEY",
+    "*_TOKEN",
+    "*_SECRET*",
+    "*PASSW*",
+    "AWS_*",
+    "AZURE_*",
+    "GOOGLE_*",
+    "OAIC_*",
+    "OPENAI_*",
+    "ANTHROPIC_*",
+    "WANDB_*",
+    "DATABASE_URL",
+    "SSH_AUTH_SOCK",
+    "KUBECONFIG",
+    "DOCKER_HOST",
+)
+_INTERFERING = ("LD_PRELOAD", "LD_LIBRARY_PATH", "PYTHONPATH", "PYTHONSTARTUP", "GIT_*", "CORERUN_EXEC_ID")
+_INHERITED = ("LANG", "LC_ALL", "TZ")
+
+HOME_FOLDER = ".home"
+TEMPORARY_FOLDER = ".tmp"
+
+
+def is_credential(name: str) -> bool:
+    """Whether a variable of this name may hold a key, a password or a way to one."""
+    return any(fnmatch.fnmatchcase(name.upper(), pattern) for pattern in _CREDENTIALS)
+
+
+def check_names(names: Iterable[str]) -> None:
+    """Raise `UsageError` for a variable that programs never get."""
+    for name in names:
+        if is_credential(name):
+            raise UsageError(
+                f"refused: {name} is a provider credential",
+                hint="programs never see credentials; give the program its data as a file",
+            )
+        if any(fnmatch.fnmatchcase(name.upper(), pattern) for pattern in _INTERFERING):
+            raise UsageError(f"refused: {name} would change how the program is run")
+        if not name or "=" in name or "\0" in name:
+            raise UsageError(f"{name!r} is no name of an environment variable")
+
+
+def program_environment(
+    request: ExecRequest, *, workspace: str, base: Mapping[str, str], pass_env: Iterable[str] = ()
+) -> dict[str, str]:
+    """All variables that a program gets.
+
+    ``base`` is the environment of this process: only language, time zone and the names in
+    ``pass_env`` are taken from it. Raises `UsageError` for a credential in the request or in
+    ``pass_env``, whatever its value.
+    """
+    passed = tuple(pass_env)
+    check_names((*request.env, *passed))
+    folder = os.path.dirname(request.python or sys.executable)
+    environment = {
+        # An empty part would mean the current folder.
+        "PATH": ":".join(filter(None, (folder, "/usr/local/bin", "/usr/bin", "/bin"))),
+        "TERM": "dumb",
+        "HOME": os.path.join(workspace, HOME_FOLDER),
+        "TMPDIR": os.path.join(workspace, TEMPORARY_FOLDER),
+        "PYTHONUNBUFFERED": "1",
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "PYTHONHASHSEED": "0",
+        "MPLBACKEND": "Agg",
+        # An unset variable would mean all cards.
+        "CUDA_VISIBLE_DEVICES": ",".join(request.gpus),
+        "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
+    }
+    environment.update({name: base[name] for name in (*_INHERITED, *passed) if name in base})
+    environment.update(request.env)
+    for name, value in environment.items():
+        if "\0" in value:
+            raise UsageError(f"the value of {name} holds a NUL byte")
+    return environment

@@ -1,0 +1,98 @@
+"""The money side of a call: what it may cost before it is sent, and what it did cost."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+from corerun.interfaces import ChatReply, ChatRequest, Price, Provider, Usage
+from corerun.llm import prices as price_table
+from corerun.llm.budget import Budget, Reserve
+from corerun.llm.ledger import CHARACTERS_PER_TOKEN, Ledger, settled
+
+
+@dataclass(frozen=True, slots=True)
+class Bill:
+    """What one reply cost. ``usage.cost_usd`` is None when no price is known.
+
+    ``source``: ``server`` (the reply said it), ``local`` (free), ``provider`` (its plugin's price),
+    ``table:KEY`` or empty. ``booked``: the model's name in the token files.
+    """
+
+    usage: Usage
+    source: str
+    booked: str
+
+
+class Accounts:
+    """Ledger, budget and prices of one run; ``elapsed`` gives the seconds it has taken."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        budget: Budget,
+        *,
+        prices: Callable[[], Mapping[str, Price]],
+        elapsed: Callable[[], float],
+        unpriced: Callable[[str], None],
+    ) -> None:
+        self.ledger = ledger
+        self._budget = budget
+        self._load_prices = prices
+        self._prices: Mapping[str, Price] | None = None
+        self._elapsed = elapsed
+        self._unpriced = unpriced
+        self._reserved: dict[str, Reserve] = {}
+
+    def reserve(self, key: str, provider: Provider, request: ChatRequest, characters: int) -> None:
+        """Sets aside what call ``key`` may cost, or raises `BudgetExceeded`.
+
+        The prompt is reckoned at four characters per token, the answer at ``max_tokens``. A limit
+        on money can't count a model without a price; ``unpriced`` is told of it.
+        """
+        budget = self._budget
+        if budget == Budget():
+            return
+        prompt, completion = characters // CHARACTERS_PER_TOKEN, request.max_tokens or 0
+        found = self._price(provider, request.model)
+        usd = 0.0
+        if found is not None:
+            usd = price_table.cost_usd(Usage(prompt=prompt, completion=completion), found[0])
+        elif budget.usd is not None:
+            self._unpriced(request.model)
+        mine = Reserve(usd, prompt + completion)
+        waiting = [*self._reserved.values(), mine]
+        together = Reserve(sum(one.usd for one in waiting), sum(one.tokens for one in waiting))
+        budget.check(self.ledger, self._elapsed(), together)
+        self._reserved[key] = mine
+
+    def release(self, key: str) -> None:
+        """Call ``key`` is over: what was set aside for it is free again."""
+        self._reserved.pop(key, None)
+
+    def bill(self, provider: Provider, model: str, requested: str, reply: ChatReply, characters: int) -> Bill:
+        """The cost of ``reply``, which ``model`` was asked for under the name ``requested``."""
+        answered = reply.model or model
+        written = (
+            len(reply.text) + len(reply.reasoning) + sum(len(call.arguments) for call in reply.tool_calls)
+        )
+        usage = settled(reply.usage, characters, written)
+        if usage.cost_usd is not None:
+            return Bill(usage, "server", answered)
+        for name, booked in ((answered, answered), (model, requested)):
+            found = self._price(provider, name)
+            if found is not None:
+                return Bill(replace(usage, cost_usd=price_table.cost_usd(usage, found[0])), found[1], booked)
+        return Bill(usage, "", requested)
+
+    def _price(self, provider: Provider, model: str) -> tuple[Price, str] | None:
+        if provider.info.is_local:
+            return Price(0.0, 0.0), "local"
+        own = getattr(provider, "price", None)
+        price = None if own is None else own(model)
+        if price is not None:
+            return price, "provider"
+        if self._prices is None:
+            self._prices = self._load_prices()
+        found = price_table.price_of(model, self._prices)
+        return None if found is None else (found[0], f"table:{found[1]}")

@@ -1,0 +1,81 @@
+"""What models cost: a small dated table that ships with corerun, and the user's own file on top."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from corerun.errors import ConfigError
+from corerun.interfaces import Json, Price, Usage
+
+_DATE_SUFFIX = re.compile(r"(-\d{4}-\d{2}-\d{2}|-\d{8}|@\d{8})$")
+_PER_TOKENS = 1_000_000
+
+
+def load_prices(user_file: Path | None = None) -> dict[str, Price]:
+    """Prices by model id, in USD per million tokens; entries of ``user_file`` win.
+
+    The user's file is YAML of the same shape as the shipped table, ``models: {ID: {in, cached,
+    out}}``; it may be missing. Raises `ConfigError` if it can't be read as such.
+    """
+    shipped = json.loads(Path(__file__).with_name("prices.json").read_text(encoding="utf-8"))
+    prices = {model: _price(entry) for model, entry in shipped["models"].items()}
+    if user_file is not None and user_file.is_file():
+        prices |= _user_prices(user_file)
+    return prices
+
+
+def user_prices_file(environ: Mapping[str, str]) -> Path:
+    """Where the user's own prices are looked for: ``~/.config/corerun/prices.yaml``."""
+    folder = environ.get("XDG_CONFIG_HOME") or Path(environ.get("HOME", "~")).expanduser() / ".config"
+    return Path(folder) / "corerun" / "prices.yaml"
+
+
+def price_of(model: str, prices: Mapping[str, Price]) -> tuple[Price, str] | None:
+    """The price of a model and the table's key for it, or None.
+
+    Looked up as it is, then without its provider's name, then without a date at its end. A model
+    is never priced by a part of its name: ``gpt-4o-mini-x`` isn't ``gpt-4o-mini``.
+    """
+    names = [model]
+    for separator in ("::", "/"):
+        if separator in names[-1]:
+            names.append(names[-1].split(separator, 1)[1])
+    names += [_DATE_SUFFIX.sub("", name) for name in reversed(names)]
+    for name in names:
+        if name in prices:
+            return prices[name], name
+    return None
+
+
+def cost_usd(usage: Usage, price: Price) -> float:
+    """USD of one call; without a cached price, cached prompt tokens cost as much as the others."""
+    cached = price.input if price.cached is None else price.cached
+    total = (
+        (usage.prompt - usage.cached) * price.input + usage.cached * cached + usage.completion * price.output
+    )
+    return total / _PER_TOKENS
+
+
+def _user_prices(path: Path) -> dict[str, Price]:
+    import yaml
+
+    shape = "expected models: {ID: {in: USD, out: USD}} per million tokens"
+    try:
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+        models = (document or {}).get("models", {})
+        return {str(model): _price(entry) for model, entry in models.items()}
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"can't read prices: {' '.join(str(error).split())}", where=str(path)) from None
+    except (AttributeError, KeyError, TypeError, ValueError):
+        raise ConfigError("the prices have the wrong shape", hint=shape, where=str(path)) from None
+
+
+def _price(entry: Json) -> Price:
+    cached = entry.get("cached")
+    price = Price(float(entry["in"]), float(entry["out"]), None if cached is None else float(cached))
+    if not all(value >= 0 for value in (price.input, price.output, price.cached or 0.0)):
+        raise ValueError("a price is negative or not a number")
+    return price

@@ -1,0 +1,45 @@
+"""One call of the router to a real server, for its tests."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from corerun.errors import ModelError
+from corerun.interfaces import CallContext, ChatReply, ChatRequest, Message
+from corerun_openai_router.provider import OpenAIRouter
+
+from tests.support.openai_server import OpenAIServer
+
+KEY = "sk-a-very-secret-key-0123456789"
+QUESTION = ChatRequest("test-model", (Message("user", "How deep is the sea?"),))
+SCHEMA = {
+    "type": "object",
+    "description": "The depth.",
+    "properties": {"metres": {"type": "number"}},
+    "required": ["metres"],
+}
+STRUCTURED = replace(QUESTION, schema=SCHEMA, schema_name="submit_depth")
+CONTEXT = CallContext("test.ask")
+
+
+async def ask(
+    answer: Any, request: ChatRequest = QUESTION, **environ: str
+) -> tuple[ChatReply, list[dict[str, Any]]]:
+    """One call to a server that gives ``answer`` to everything, and the bodies that came."""
+    async with OpenAIServer(lambda body: answer) as server:
+        router = OpenAIRouter(environ={**server.environ(KEY), **environ})
+        try:
+            return await router.complete(request, CONTEXT), server.bodies
+        finally:
+            await router.aclose()
+            assert server.calls <= 1, "a provider never sends a request twice"
+
+
+async def fail(answer: Any, request: ChatRequest = QUESTION) -> ModelError:
+    with pytest.raises(ModelError) as caught:
+        await ask(answer, request)
+    shown = f"{caught.value} {caught.value.hint} {caught.value!r}"
+    assert KEY not in shown and "\n" not in shown
+    return caught.value
