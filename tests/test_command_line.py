@@ -226,13 +226,21 @@ def test_help(flag: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert "--plugin NAME" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("command", [["plugins", "show", "core"], ["--help"]])
-def test_a_reader_that_leaves_is_no_error(command: list[str]) -> None:
+@pytest.mark.parametrize("command", [["plugins", "show", "core"], ["--help"], ["printer", "speak"]])
+def test_a_reader_that_leaves_is_no_error(tmp_path: Path, command: list[str]) -> None:
+    speak = "speak = click.command()(lambda: print('unflushed'))\n"
+    write_plugin(tmp_path, "printer", f"JOBS, VERBS = [], ['speak']\n{PLUGIN}\n{speak}")
+    environ = {key: value for key, value in os.environ.items() if key != "PYTHONUNBUFFERED"}
+    environ["PYTHONPATH"] = os.pathsep.join([str(tmp_path), environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
     reading, writing = os.pipe()
     os.close(reading)
     with os.fdopen(writing, "wb") as pipe:
         done = subprocess.run(
-            [sys.executable, "-m", "corerun", *command], stdout=pipe, stderr=subprocess.PIPE, text=True
+            [sys.executable, "-m", "corerun", *command],
+            stdout=pipe,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=environ,
         )
     assert (done.returncode, done.stderr) == (0, "")
 

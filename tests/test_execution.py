@@ -525,5 +525,14 @@ async def test_a_bad_request_is_refused(
 
 @pytest.mark.parametrize("workspace", ["relative", "/", str(Path.home())])
 async def test_a_workspace_that_is_no_workspace(session: Session, workspace: str) -> None:
-    with pytest.raises(UsageError, match="workspace"):
+    with pytest.raises(UsageError, match="isn't this session's"):
         await session.run(ExecRequest(workspace=workspace, code="pass"))
+    opened = await LocalSandbox().open(Policy(), workspace)
+    with pytest.raises(UsageError, match=r"no absolute path|holds more than"):
+        await opened.run(ExecRequest(code="pass"))
+
+
+async def test_the_policys_limits_bound_the_requests(program: Program, tmp_path: Path) -> None:
+    opened = await LocalSandbox().open(Policy(limits=Limits(wall_s=0.3)), str(tmp_path))
+    result = await opened.run(program("while True: pass", limits={"wall_s": 50.0}))
+    assert result.exc_msg == "ran longer than 0.3 s"

@@ -231,7 +231,9 @@ asyncio.run(main())
 async def test_programs_end_with_a_killed_parent_and_their_children_at_the_next_start(tmp_path: Path) -> None:
     workspace = tmp_path / "run" / "node"
     fork = "child = os.fork()\nif child == 0:\n    time.sleep(1000)\n"
-    code = f"{ASK}\nimport time\n{fork}ask(i=1, pid=os.getpid(), child=child)\ntime.sleep(1000)\n"
+    # No answer is waited for: its absence would end the program too.
+    tell = "print(json.dumps({'i': 1, 'pid': os.getpid(), 'child': child}), file=wire, flush=True)\n"
+    code = f"{ASK}\nimport time\n{fork}{tell}time.sleep(1000)\n"
     core = subprocess.Popen([sys.executable, "-c", KILLED_CORE, str(workspace), code], stdout=subprocess.PIPE)
     assert core.stdout is not None
     with core.stdout as stdout:

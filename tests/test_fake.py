@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import types
 from collections.abc import Callable
@@ -72,6 +73,8 @@ async def test_json_gives_the_smallest_instance_of_the_schema() -> None:
     assert smallest({"enum": ["a", "b"]}) == "a"
     assert smallest({"type": "integer", "maximum": -4}) == -4
     assert smallest({"type": "integer", "exclusiveMinimum": 4}) == 5
+    assert smallest({"type": "integer", "minimum": -3}) == 0
+    assert smallest({"type": "number", "exclusiveMaximum": 0}) == -1
 
 
 async def test_faults_by_model_name_are_counted() -> None:
@@ -155,12 +158,8 @@ def test_the_fixture_makes_fakes(fake_provider: Callable[..., FakeProvider]) -> 
 # ---------------------------------------------------------------------------------- contracts
 
 
-@pytest.mark.parametrize("model", ["echo", "json"])
-async def test_a_good_provider_fulfils_the_contract(model: str) -> None:
-    def answer(request: ChatRequest, ctx: CallContext) -> Any:
-        return "yes" if request.schema is None else smallest(request.schema)
-
-    await provider_contract(FakeProvider(answer), model)
+async def test_a_good_provider_fulfils_the_contract() -> None:
+    await provider_contract(FakeProvider(), "json")
 
 
 async def test_a_provider_that_waits_fulfils_the_contract() -> None:
@@ -176,10 +175,8 @@ async def test_a_provider_may_refuse() -> None:
 
 
 async def stubborn(request: ChatRequest, ctx: CallContext) -> Any:
-    try:
+    with contextlib.suppress(asyncio.CancelledError):
         await asyncio.sleep(0)
-    except asyncio.CancelledError:
-        pass
     return {"word": "yes"}
 
 

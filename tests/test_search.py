@@ -268,6 +268,7 @@ async def test_what_ends_the_run_ends_the_search(fault: Exception) -> None:
     with pytest.raises(type(fault)):
         await task
     assert domain.cancelled == [0]
+    assert asyncio.all_tasks() == {asyncio.current_task()}
     # A node that ended in the same moment is not lost.
     assert [record["seq"] for record in records(run, "node_done")] == [2]
 
@@ -426,6 +427,34 @@ async def test_a_batch_is_told_by_ask_number_when_all_of_it_is_done() -> None:
     domain.open(4, GOOD)
     await task
     assert [record["batch"] for record in records(run, "node_asked")] == [1, 1, 1, 2, 2]
+
+
+async def test_a_batch_that_is_short_is_not_topped_up() -> None:
+    domain, run = GatedDomain(), ToyRun()
+    strategy = Fixed(lambda tree, slots: [Expansion()] * 2)
+    task = asyncio.create_task(go(run, domain, strategy, max_nodes=4, in_flight=3, batch=True))
+    for first in (0, 2):
+        assert await started(domain, 2) == [first, first + 1]
+        recorded = asyncio.Event()
+        run.on_emit = lambda event, recorded=recorded: recorded.set()
+        domain.open(first + 1, GOOD)
+        await recorded.wait()
+        domain.open(first, GOOD)
+    await task
+    assert strategy.asked == [(0, 3), (2, 2)]
+    assert [record["batch"] for record in records(run, "node_asked")] == [1, 1, 2, 2]
+
+
+async def test_draws_follow_from_seed_scope_and_ask_number() -> None:
+    draws: list[float] = []
+
+    class Drawing(Fixed):
+        def ask(self, tree: Any, slots: int, rng: Any) -> Any:
+            draws.append(rng.random())
+            return [Expansion()]
+
+    await go(ToyRun(seed=8), ToyDomain(), Drawing(drafts), max_nodes=3)
+    assert draws == [derived_rng(8, "s", number).random() for number in range(3)]
 
 
 @pytest.mark.parametrize("options", [{"in_flight": 0}, {"tree": SearchTree("another")}])

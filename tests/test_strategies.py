@@ -73,6 +73,17 @@ def test_drafts_come_first_and_running_ones_count(make: Make) -> None:
     assert None not in world.possible()
 
 
+@BOTH
+def test_drafts_of_one_answer_count(make: Make) -> None:
+    world = World(make({"num_drafts": 3, "debug_prob": 0.0})).good("a", 1.0)
+    assert world.ask(4) == [None, None, "a", "a"]
+
+
+def test_bfts_does_not_replace_a_draft_that_worked() -> None:
+    world = World(Bfts({"num_drafts": 2})).good("a", 2.0, open=False).good("b", 1.0)
+    assert world.possible() == {"b"}
+
+
 def test_bfts_waits_beside_its_drafts() -> None:
     world = World(Bfts({}))
     assert world.ask(6) == [None] * 3

@@ -107,6 +107,8 @@ class GatedDomain:
         try:
             return await gate
         except asyncio.CancelledError:
+            for _ in range(5):
+                await asyncio.sleep(0)
             self.cancelled.append(node.seq)
             raise
 

@@ -66,7 +66,7 @@ def _job_options(ctx: click.Context) -> list[click.Parameter]:
     for name, key, text in COMMON:
         field = _field(config.Settings, key.split("."))
         default = "" if field.default in (None, "") or key == "out_root" else f"  [default: {field.default}]"
-        options.append(click.Option([*_spellings(name), f"common.{name}"], help=text + default))
+        options.append(click.Option([*_spellings(name), f"common__{name}"], help=text + default))
     job = _job_name(ctx)
     if job is None:
         return options
@@ -78,9 +78,9 @@ def _job_options(ctx: click.Context) -> list[click.Parameter]:
         if _is_bool(field.annotation):
             spelled = "/".join([f"--{name}", f"--no-{name.replace('_', '-')}"])
             dashed = [f"--{name.replace('_', '-')}/--no-{name}"] if "_" in name else []
-            options.append(click.Option([spelled, *dashed, f"job.{name}"], default=None, help=text))
+            options.append(click.Option([spelled, *dashed, f"job__{name}"], default=None, help=text))
         else:
-            options.append(click.Option([*_spellings(name), f"job.{name}"], help=text))
+            options.append(click.Option([*_spellings(name), f"job__{name}"], help=text))
     return options
 
 
@@ -96,7 +96,7 @@ def _flag_layer(job: str, values: dict[str, Any], overrides: tuple[str, ...]) ->
     keys = {name: tuple(key.split(".")) for name, key, _ in COMMON}
     layer: config.Layer = {}
     for name, value in values.items():
-        scope, _, field = name.partition(".")
+        scope, _, field = name.partition("__")
         if value is None or scope not in ("common", "job"):
             continue
         key = keys[field] if scope == "common" else (job, field)
@@ -142,6 +142,7 @@ def _flag_layer(job: str, values: dict[str, Any], overrides: tuple[str, ...]) ->
 @click.pass_context
 def command(
     ctx: click.Context,
+    /,
     config_file: Path | None,
     overrides: tuple[str, ...],
     resume: str | None,
@@ -161,7 +162,9 @@ def command(
 
     job = _job_name(ctx)
     if job is None:
-        raise UsageError("run needs a job", hint="corerun --plugin NAME run; corerun plugins list shows names")
+        raise UsageError(
+            "run needs a job", hint="corerun --plugin NAME run; corerun plugins list shows names"
+        )
     if resume is None and config_file is not None and not config_file.is_file():
         raise UsageError(f"no such file: {config_file}", where="--config")
     environ = dict(os.environ)
@@ -206,9 +209,9 @@ def command(
         if stream is not None:
             stream.close()
     click.echo(json.dumps(finished.manifest, indent=2, sort_keys=True))
-    error = finished.manifest.get("error")
-    if error:
-        click.echo(f"corerun: {error['type']}: {error['message']}", err=True)
-        if error.get("hint"):
-            click.echo(f"  hint: {error['hint']}", err=True)
+    problem = finished.manifest.get("error")
+    if problem:
+        click.echo(f"corerun: {problem['type']}: {problem['message']}", err=True)
+        if problem.get("hint"):
+            click.echo(f"  hint: {problem['hint']}", err=True)
     ctx.exit(finished.exit_code)

@@ -6,6 +6,7 @@ It isolates nothing: a program reads and writes what this account can, and reach
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import json
 import math
@@ -20,7 +21,7 @@ from collections.abc import Mapping
 from dataclasses import fields, replace
 from pathlib import Path
 
-from corerun.errors import InfrastructureError
+from corerun.errors import InfrastructureError, UsageError
 from corerun.execution import processes, workspace
 from corerun.execution.collect import Collection, collect, remove_tree
 from corerun.execution.environment import HOME_FOLDER, TEMPORARY_FOLDER, program_environment
@@ -74,7 +75,9 @@ class LocalSession:
         Raises `UsageError` for a request that is wrong in itself, nothing for what a program does.
         Cancelling it kills the program and all its descendants.
         """
-        request = replace(request, workspace=request.workspace or self._workspace)
+        if request.workspace not in ("", self._workspace):
+            raise UsageError(f"workspace {request.workspace!r} isn't this session's {self._workspace!r}")
+        request = replace(request, workspace=self._workspace)
         request = replace(request, limits=_tighter(request.limits, self._policy.limits))
         workspace.check(request)
         environment = program_environment(
@@ -97,16 +100,20 @@ class LocalSession:
 async def _run(
     request: ExecRequest, folder: str, environment: dict[str, str], serve: Handler | None, begin: float
 ) -> ExecResult:
-    supervisor: Supervisor
     exec_id = uuid.uuid4().hex
     environment[processes.MARKER] = exec_id
-    streams = [_stream(request, name) for name in ("stdout", "stderr")]
-    record_end, program_end = os.pipe()
-    service = Service(serve, lambda why: supervisor.stop("protocol", why)) if serve else None
-    try:
-        try:
+    memory_mb = request.limits.mem_mb or default_memory_mb(1)
+    async with contextlib.AsyncExitStack() as held:
+        stdout, stderr = (_stream(request, name, held) for name in ("stdout", "stderr"))
+        record_end, program_end = os.pipe()
+        held.callback(os.close, record_end)
+        with contextlib.ExitStack() as passed:
+            passed.callback(os.close, program_end)
             inherited = [program_end]
-            if service is not None:
+            if serve is not None:
+                service = Service(serve, lambda why: supervisor.stop("protocol", why))
+                held.push_async_callback(service.close)
+                passed.callback(service.release)
                 environment[SOCKET_VARIABLE] = str(service.descriptor)
                 inherited.append(service.descriptor)
             command = Command(
@@ -115,30 +122,19 @@ async def _run(
                 exec_id=exec_id,
                 workspace=request.workspace,
                 limits=request.limits,
-                memory_mb=request.limits.mem_mb or default_memory_mb(1),
+                memory_mb=memory_mb,
                 stdin=request.stdin,
                 inherited=tuple(inherited),
             )
-            supervisor = Supervisor(command, streams[0], streams[1])
+            supervisor = Supervisor(command, stdout, stderr)
             supervisor.start()
-        finally:
-            os.close(program_end)
-            if service is not None:
-                service.release()
         started = time.monotonic()
         ended = await supervisor.wait()
         record = _record(record_end)
-    finally:
-        os.close(record_end)
-        for stream in streams:
-            stream.close()
-        if service is not None:
-            await service.close()
     before = time.monotonic()
     found = await _collect(folder, request)
-    result = _result(ended, record, streams[0], streams[1], command.memory_mb)
     return replace(
-        result,
+        _result(ended, record, stdout, stderr, memory_mb),
         files=tuple(found.files),
         files_skipped=tuple(found.skipped),
         timing={
@@ -185,10 +181,12 @@ def _resource_limits(limits: Limits) -> dict[str, tuple[int, int]]:
     return values
 
 
-def _stream(request: ExecRequest, name: str) -> Stream:
+def _stream(request: ExecRequest, name: str, held: contextlib.AsyncExitStack) -> Stream:
     path = os.path.join(request.workspace, f"{request.label}.{name}.log")
     remove_tree(path)
-    return Stream(path, request.limits)
+    stream = Stream(path, request.limits)
+    held.callback(stream.close)
+    return stream
 
 
 async def _collect(folder: str, request: ExecRequest) -> Collection:

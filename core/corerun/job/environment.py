@@ -11,7 +11,9 @@ from typing import TextIO
 from corerun.errors import UsageError
 from corerun.interfaces import Event
 
-NAMES = re.compile(r"(OPENAI_(API_KEY|BASE_URL|API_BASE|ORG_ID|PROJECT_ID)|OAIC_\w+|OLLAMA_API_KEY|CORERUN_\w+)$")
+NAMES = re.compile(
+    r"(OPENAI_(API_KEY|BASE_URL|API_BASE|ORG_ID|PROJECT_ID)|OAIC_\w+|OLLAMA_API_KEY|CORERUN_\w+)$"
+)
 LINE = re.compile(r"\s*(?:export\s+)?([A-Za-z_]\w*)\s*=\s*(.*?)\s*$")
 
 

@@ -154,7 +154,7 @@ class LiveRun:
             try:
                 ready = replace(request, gpus=gpus, env={**self._environment(gpus), **request.env})
                 if ready.fresh:
-                    remove_tree(Path(ready.workspace))
+                    remove_tree(str(Path(ready.workspace)))
                 spec = {
                     "request": ready.to_json(),
                     "sandbox": self._sandbox["target"],

@@ -20,9 +20,7 @@ class ObserverRelay:
 
     def __init__(self, run: str, names: Sequence[str], manager: PluginManager) -> None:
         self._run = run
-        self._observers: dict[str, Observer] = {
-            name: manager.get("observers", name)() for name in names
-        }
+        self._observers: dict[str, Observer] = {name: manager.get("observers", name)() for name in names}
         self._queue: deque[Event] = deque()
         self._ready = asyncio.Event()
         self.dropped = 0

@@ -83,9 +83,6 @@ async def _live(
     sandbox: Mapping[str, Any],
     policy: Policy,
 ) -> Finished:
-    for event in log.events:
-        for listener in listeners:
-            listener(event)
     relay = ObserverRelay(plan.directory.name, plan.settings.observers, manager)
     log.listeners += [*listeners, relay.put]
     executor = manager.get("executors", plan.settings.executor)(plan.settings.workers)
@@ -101,6 +98,7 @@ async def _live(
         gpus=visible_gpus(os.environ),
     )
     _open(plan, run, log, state, sandbox)
+    budget = Budget(**plan.settings.budget.model_dump())
     run.models = LanguageModels(
         record=_Recorder(log, state),
         provider=plan.models.provider,
@@ -112,10 +110,9 @@ async def _live(
             concurrency=plan.settings.llm.concurrency or 2 * plan.settings.workers,
         ),
         seed=plan.settings.seed,
+        budget=budget,
         environ=plan.invocation.environ,
     )
-    budget = Budget(**plan.settings.budget.model_dump())
-    run.models.budget = budget
     run.budget_check = lambda elapsed: budget.check(run.models.ledger, elapsed)
     error: BaseException | None = None
     try:
@@ -128,15 +125,11 @@ async def _live(
         await run.models.aclose()
         await executor.close()
     status, code = _verdict(error, run)
-    run.emit(
-        kinds.RUN_DONE, status=status, exit_code=code, error=_describe(error), **run.noted("result", {})
-    )
+    run.emit(kinds.RUN_DONE, status=status, exit_code=code, error=_describe(error), **run.noted("result", {}))
     return Finished(_finish(plan, log, state), code, plan.directory)
 
 
-def _open(
-    plan: Plan, run: LiveRun, log: Journal, state: RunState, sandbox: Mapping[str, Any]
-) -> None:
+def _open(plan: Plan, run: LiveRun, log: Journal, state: RunState, sandbox: Mapping[str, Any]) -> None:
     versions = {"corerun": __version__, "python": platform.python_version(), "plugin": plan.plugin}
     models = {
         role.model or plan.default_model: {"kind": plan.models.check(role.model or plan.default_model).kind}

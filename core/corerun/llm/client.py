@@ -238,17 +238,13 @@ class LanguageModels:
         if known is not None:
             return reply_from_json(known.data), known.seq, True
         head = {"key": key, "node": question.node, "role": question.role, "purpose": question.purpose}
-        model = question.model.text
         async with self._lane(question.model).place() as ticket:
             self._accounts.reserve(key, question.provider, request, len(body))
             started = self._clock()
             try:
-                self._record.emit(records.CALL_ASKED, **head, model=model, prompt=self._record.blob(body))
-                reply, attempts = await self._send(question, request, facts, key, ticket)
-            except CorerunError as error:
-                kind = error.kind if isinstance(error, ModelError) else type(error).__name__
-                self._record.emit(records.CALL_FAILED, **head, model=model, kind=kind, message=error.message)
-                raise
+                prompt = self._record.blob(body)
+                self._record.emit(records.CALL_ASKED, **head, model=question.model.text, prompt=prompt)
+                reply, attempts = await self._send(question, request, facts, head, ticket)
             finally:
                 self._accounts.release(key)
                 latency_s = self._clock() - started
@@ -312,21 +308,32 @@ class LanguageModels:
         return first if n == 0 else call_key(question.node, question.purpose, n, body)
 
     async def _send(
-        self, question: _Question, request: ChatRequest, facts: Mapping[str, Json], key: str, ticket: object
+        self,
+        question: _Question,
+        request: ChatRequest,
+        facts: Mapping[str, Json],
+        head: Mapping[str, Json],
+        ticket: object,
     ) -> tuple[ChatReply, int]:
         deadline = self._clock() + question.seconds_left
         context = CallContext(question.purpose, facts, question.node, deadline, question.strict)
-        return await with_retries(
-            lambda: _complete(question.provider, request, context),
-            lane=self._lane(question.model),
-            ticket=ticket,
-            rng=random.Random(f"{self._seed}:{key}"),
-            retries=self._settings.retries,
-            max_wait_s=self._settings.max_wait_s,
-            seconds_left=question.seconds_left,
-            clock=self._clock,
-            sleep=self._sleep,
-        )
+        try:
+            return await with_retries(
+                lambda: _complete(question.provider, request, context),
+                lane=self._lane(question.model),
+                ticket=ticket,
+                rng=random.Random(f"{self._seed}:{head['key']}"),
+                retries=self._settings.retries,
+                max_wait_s=self._settings.max_wait_s,
+                seconds_left=question.seconds_left,
+                clock=self._clock,
+                sleep=self._sleep,
+            )
+        except CorerunError as error:
+            kind = error.kind if isinstance(error, ModelError) else type(error).__name__
+            model = question.model.text
+            self._record.emit(records.CALL_FAILED, **head, model=model, kind=kind, message=error.message)
+            raise
 
     def _warn_unpriced(self, model: str) -> None:
         if (model, "price") not in self._told:

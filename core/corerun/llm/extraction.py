@@ -60,7 +60,7 @@ def extract(reply: ChatReply, model: Any) -> Any:
 def candidates(reply: ChatReply) -> Iterator[Json]:
     """Everything in a reply that may be the value, best guess first; lazily, never raising."""
     for call in reply.tool_calls:
-        yield from _in_text(call.arguments, closers=reply.finish in ("stop", "tool"))
+        yield from _in_text(call.arguments[:MAX_CHARACTERS], closers=reply.finish in ("stop", "tool"))
     text = reply.text[:MAX_CHARACTERS]
     whole, found = parsed(text)
     if found:

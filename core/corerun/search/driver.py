@@ -185,7 +185,6 @@ class _Driver:
         if batch is not None:
             self.batches = batch
             self.open_batch[node.id] = None
-        self.stop = False
         return self.tree.ask(node)
 
     def _start(self, node: Node) -> None:

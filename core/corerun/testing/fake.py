@@ -147,7 +147,7 @@ def read_script(path: Path) -> list[Json]:
 
 
 def smallest(schema: Json) -> Json:
-    """The smallest instance of a JSON Schema without references: required keys only, least values."""
+    """The smallest instance of a JSON Schema without references: required keys only, empty values."""
     if schema.get("enum"):
         return schema["enum"][0]
     for choices in ("anyOf", "oneOf"):
@@ -158,8 +158,7 @@ def smallest(schema: Json) -> Json:
     if kind == "string":
         return "x" * schema.get("minLength", 0)
     if kind in ("integer", "number"):
-        least = schema.get("minimum", schema.get("exclusiveMinimum", -1) + 1)
-        return min(least, schema.get("maximum", least)) if least else 0
+        return _least_number(schema, kind)
     if kind == "boolean":
         return False
     if kind == "null":
@@ -168,6 +167,22 @@ def smallest(schema: Json) -> Json:
         return [smallest(schema.get("items", {})) for _ in range(schema.get("minItems", 0))]
     properties = schema.get("properties", {})
     return {key: smallest(properties.get(key, {})) for key in schema.get("required", ())}
+
+
+def _least_number(schema: Json, kind: str) -> Json:
+    """0 where it is allowed, else the bound next to it."""
+    low, above = schema.get("minimum"), schema.get("exclusiveMinimum")
+    high, below = schema.get("maximum"), schema.get("exclusiveMaximum")
+    step: float = 1
+    if kind == "number" and above is not None and (high is not None or below is not None):
+        step = ((high if high is not None else below) - above) / 2
+    if above is not None and above >= 0:
+        return above + step
+    if below is not None and below <= 0:
+        return below - step
+    if low is not None and low > 0:
+        return low
+    return high if high is not None and high < 0 else 0
 
 
 def _as_reply(reply: Reply, request: ChatRequest) -> ChatReply:

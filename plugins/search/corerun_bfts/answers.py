@@ -16,7 +16,7 @@ class Answer(BaseModel):
     model_config = ConfigDict(extra="ignore")
 
 
-class define_metric(Answer):  # noqa: N801 - the name of the tool
+class define_metric(Answer):
     """The one metric by which programs of this run are compared."""
 
     name: str = Field(min_length=1, description="short name, such as validation_accuracy")
@@ -24,7 +24,7 @@ class define_metric(Answer):  # noqa: N801 - the name of the tool
     description: str = Field("", description="what it measures and on which rows")
 
 
-class propose_experiment(Answer):  # noqa: N801
+class propose_experiment(Answer):
     """The next experiment of a tuning or ablation stage."""
 
     name: str = Field(description="short name of what is changed")
@@ -35,7 +35,7 @@ class propose_experiment(Answer):  # noqa: N801
     exhausted: bool = Field(False, description="true if nothing worth trying is left")
 
 
-class submit_review(Answer):  # noqa: N801
+class submit_review(Answer):
     """A judgement on one program's run."""
 
     is_bug: bool = Field(description="true if the run failed or its result can't be trusted")
@@ -59,7 +59,7 @@ class NamedMetric(Answer):
     data: list[MetricValue]
 
 
-class parse_metrics(Answer):  # noqa: N801
+class parse_metrics(Answer):
     """Metrics as a program's data or output gives them."""
 
     valid_metrics_received: bool
@@ -72,7 +72,7 @@ class PlotAnalysis(Answer):
     analysis: str
 
 
-class analyze_experiment_plots(Answer):  # noqa: N801
+class analyze_experiment_plots(Answer):
     """A judgement on the plots of one program, in the order of the images."""
 
     plot_analyses: list[PlotAnalysis]
@@ -81,20 +81,20 @@ class analyze_experiment_plots(Answer):  # noqa: N801
     datasets_successfully_tested: list[str] = Field(default_factory=list)
 
 
-class select_plots(Answer):  # noqa: N801
+class select_plots(Answer):
     """The plots most worth looking at."""
 
     selected_plots: list[str] = Field(description="at most ten of the given paths")
 
 
-class select_best_implementation(Answer):  # noqa: N801
+class select_best_implementation(Answer):
     """The best of the candidates."""
 
     selected_id: str
     reasoning: str = ""
 
 
-class evaluate_stage_completion(Answer):  # noqa: N801
+class evaluate_stage_completion(Answer):
     """Whether the goals of a stage are reached."""
 
     is_complete: bool
@@ -102,14 +102,14 @@ class evaluate_stage_completion(Answer):  # noqa: N801
     missing_criteria: list[str] = Field(default_factory=list)
 
 
-class generate_substage_goals(Answer):  # noqa: N801
+class generate_substage_goals(Answer):
     """Goals of the next sub-stage."""
 
     goals: str
     sub_stage_name: str
 
 
-class merge_plans(Answer):  # noqa: N801
+class merge_plans(Answer):
     """The plan of a program together with the plans it builds on."""
 
     overall_plan: str
@@ -131,7 +131,7 @@ class NumericalResult(Answer):
     analysis: str = ""
 
 
-class summarize_drafts(Answer):  # noqa: N801
+class summarize_drafts(Answer):
     """The summary of the first stage."""
 
     Experiment_description: str

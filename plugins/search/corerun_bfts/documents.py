@@ -8,7 +8,6 @@ from pathlib import Path
 from corerun.config import Key, Layer, Settings, path_keys, read_yaml, resolve_paths
 from corerun.errors import ConfigError, UsageError
 from corerun.interfaces import Invocation
-
 from corerun_bfts.settings import MOVED, NOT_READ, BftsSettings
 
 JOB_FILE = "job_config.yaml"

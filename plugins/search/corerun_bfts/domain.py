@@ -8,12 +8,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from corerun.errors import BadAnswer
+from corerun.errors import BadAnswer, ModelError
 from corerun.execution.collect import remove_tree
 from corerun.interfaces import Node, Outcome, Run, Tree
 from corerun.runs import events as kinds
 from corerun.search.tree import finished_before, running_at
-
 from corerun_bfts import judgements
 from corerun_bfts.experiment import Laboratory, Record, ask
 from corerun_bfts.history import remembered, running_row
@@ -122,7 +121,14 @@ class StageDomain:
             record.name, record.description = idea["name"], idea["description"]
             record.setting = idea["setting"]
             question = self._prompts.apply(op, _parent_facts(parent), parent.data["code"], idea)
-        answer = await ask(run, question, node.id)
+        try:
+            answer = await ask(run, question, node.id)
+        except ModelError as error:
+            if error.fatal:
+                raise
+            # Without a program there is nothing to debug.
+            reason = f"{type(error).__name__}: {error.message}"
+            return Outcome("failed", reason=reason, open=False, data={"op": op, "stage": self._stage.number})
         record.plan, record.code = answer.value
         self._written[node.id] = Written(record.code, answer.seq)
         record.extra["faults"] = _planted(record.code)
@@ -169,7 +175,9 @@ class StageDomain:
         future = self._ideas.get(node.id)
         return future.result() if future is not None and future.done() else None
 
-    def _idea_of(self, node: str, **value: Mapping[str, Any] | None) -> asyncio.Future[Mapping[str, Any] | None]:
+    def _idea_of(
+        self, node: str, **value: Mapping[str, Any] | None
+    ) -> asyncio.Future[Mapping[str, Any] | None]:
         future = self._ideas.get(node)
         if future is None:
             future = self._ideas[node] = asyncio.get_running_loop().create_future()
@@ -207,8 +215,8 @@ class StageDomain:
         }
         if self._time_push(node, parent, tree):
             found["time"] = (
-                f"The program ran {parent.data['exec_time']:.0f} s of {self._lab.settings.exec.timeout:.0f} s: "
-                "there is room for more epochs, a bigger model or more data."
+                f"The program ran {parent.data['exec_time']:.0f} s of "
+                f"{self._lab.settings.exec.timeout:.0f} s: there is room for more epochs, a bigger model or more data."
             )
         return {key: value for key, value in found.items() if value}
 
@@ -235,7 +243,9 @@ class StageDomain:
     def best(self, tree: Tree) -> Node | None:
         """The stage's best: first what covers the data sets, then the score, then the earlier one."""
         chosen = self._lab.run.noted(f"selected:{self._stage.scope}")
-        return tree.good[chosen] if chosen in tree.good else max(tree.good.values(), key=self.rank, default=None)
+        return (
+            tree.good[chosen] if chosen in tree.good else max(tree.good.values(), key=self.rank, default=None)
+        )
 
     def rank(self, node: Node) -> tuple[bool, float, int]:
         """Orders good nodes; the highest is the best."""
@@ -270,7 +280,7 @@ class StageDomain:
             self._under_way.discard(node.id)
             if not self._lab.settings.keep_workspaces:
                 for attempt in range(node.attempt + 1):
-                    remove_tree(run.dir / "nodes" / f"{node.id}.{attempt}")
+                    remove_tree(str(run.dir / "nodes" / f"{node.id}.{attempt}"))
         good = [node for node in told if node.status == "good"]
         wider = max((len(node.data["metric"]["sets"]) for node in good if node.data.get("widens")), default=0)
         if wider > self._reached:
@@ -299,10 +309,9 @@ class StageDomain:
         )
         question = judgements.stage_complete(
             kind,
-            self._lab.idea,
+            self._prompts.context,
             self._stage.number,
             self._stage.goals,
-            self._stage.sets,
             _parent_facts(best),
             tried,
         )

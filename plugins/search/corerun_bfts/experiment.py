@@ -10,10 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from corerun.errors import BadAnswer, ContextTooLong, RequestRefused, Unsupported
+from corerun.errors import BadAnswer, ContextTooLong, ModelError, RequestRefused, Unsupported
 from corerun.interfaces import ExecRequest, ExecResult, Node, Outcome, Part, Run
 from corerun.runs import events as kinds
-
 from corerun_bfts import judgements
 from corerun_bfts.answers import analyze_experiment_plots, parse_metrics, submit_review
 from corerun_bfts.metric import PrimaryMetric, Reading, chosen_metric, values_of
@@ -49,7 +48,9 @@ class Record:
 class Laboratory:
     """Runs programs of one run; knows the metric, the limits and whether anybody can see plots."""
 
-    def __init__(self, run: Run, settings: BftsSettings, metric: PrimaryMetric, idea: Mapping[str, Any]) -> None:
+    def __init__(
+        self, run: Run, settings: BftsSettings, metric: PrimaryMetric, idea: Mapping[str, Any]
+    ) -> None:
         self.run = run
         self.settings = settings
         self.metric = metric
@@ -141,7 +142,9 @@ class Laboratory:
             "exec_time": round(result.wall_s, 3),
             "exc_type": facts["exc_type"],
             "exc_info": {"message": result.exc_msg} if result.exc_msg else None,
-            "exc_stack": [[t.get("file"), t.get("line"), t.get("func"), t.get("text")] for t in result.exc_trace],
+            "exc_stack": [
+                [t.get("file"), t.get("line"), t.get("func"), t.get("text")] for t in result.exc_trace
+            ],
             "status": result.status,
             **record.extra,
         }
@@ -151,14 +154,18 @@ class Laboratory:
             if judged:
                 review, values = await asyncio.gather(
                     self._ask(node, prompts.review(record.code, facts), submit_review),
-                    self._values(node, prompts, record.code, reading, rows, has_data and result.status == "ok"),
+                    self._values(
+                        node, prompts, record.code, reading, rows, has_data and result.status == "ok"
+                    ),
                 )
                 data["analysis"] = review.summary
                 bug = review.is_bug
             else:
                 bug, values = False, {row["set"]: row["final"] for row in rows}
-        except BadAnswer as error:
-            return self._failed(node, data, f"BadAnswer: {error.message}")
+        except ModelError as error:
+            if error.fatal:
+                raise
+            return self._failed(node, data, f"{type(error).__name__}: {error.message}")
         reason = _fault(result, has_data, finite, values, bug)
         if reason:
             return self._failed(node, data, reason)
@@ -239,7 +246,9 @@ class Laboratory:
                 question = prompts.plot(record.code, base, reading.structure, sorted(reading.sets), error)
                 try:
                     answer = await ask(self.run, question, node.id)
-                except BadAnswer as bad:
+                except ModelError as bad:
+                    if bad.fatal:
+                        raise
                     data["plot_output"] = bad.message
                     break
                 code = answer.value[1]
@@ -276,9 +285,9 @@ class Laboratory:
             data |= {"is_buggy_plots": True, "vision": "ok", "vlm_feedback_summary": "there are no plots"}
             return
         try:
-            chosen = await self._select(node, paths)
+            chosen = await self._select(node, prompts, paths)
             images = [_image(self.workspace(node) / path) for path in chosen]
-            question = judgements.plot_analysis(self.idea, record.stage, chosen, images)
+            question = judgements.plot_analysis(prompts.context, chosen, images)
             seen = await self._ask(node, question, analyze_experiment_plots)
         except BadAnswer:
             data["vision"] = "degraded"
@@ -298,11 +307,11 @@ class Laboratory:
         data["datasets_successfully_tested"] = seen.datasets_successfully_tested
         data["is_buggy_plots"], data["vision"] = not seen.valid_plots_received, "ok"
 
-    async def _select(self, node: Node, paths: list[str]) -> list[str]:
+    async def _select(self, node: Node, prompts: Prompts, paths: list[str]) -> list[str]:
         if len(paths) <= MAX_PLOTS_SEEN:
             return paths
         try:
-            answer = await ask(self.run, judgements.select_plots(paths), node.id)
+            answer = await ask(self.run, judgements.select_plots(prompts.context, paths), node.id)
         except BadAnswer:
             return paths[:MAX_PLOTS_SEEN]
         chosen = [path for path in answer.value.selected_plots if path in paths][:MAX_PLOTS_SEEN]
@@ -366,9 +375,7 @@ def _output(result: ExecResult) -> str:
     return result.stdout + (f"\n{result.stderr}" if result.stderr.strip() else "")
 
 
-def _fault(
-    result: ExecResult, has_data: bool, finite: bool, values: Mapping[str, float], bug: bool
-) -> str:
+def _fault(result: ExecResult, has_data: bool, finite: bool, values: Mapping[str, float], bug: bool) -> str:
     """Why the node is a failure, in one line; empty if it is none."""
     if result.status != "ok":
         return " ".join(f"{_exception(result)}: {result.exc_msg}".split())[:300]

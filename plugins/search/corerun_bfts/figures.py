@@ -9,13 +9,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from corerun.errors import BadAnswer, ModelError
+from corerun.errors import ModelError
 from corerun.execution.collect import remove_tree
 from corerun.interfaces import ExecRequest, Node, Run
 from corerun.runs import io
-
 from corerun_bfts import judgements
 from corerun_bfts.programs import READER, extract_program, trimmed
+from corerun_bfts.questions import Section
 from corerun_bfts.record import RunRecord, first_good, overall_best
 from corerun_bfts.settings import BftsSettings
 
@@ -73,6 +73,9 @@ class _Studio:
         self._settings = settings
         self._record = record
         self._place = place
+        self._known = (
+            record.context(0) if record.idea else [Section("Research idea", "idea", _idea_text(place))]
+        )
         self._best = 0
         self._ran = False
 
@@ -83,7 +86,9 @@ class _Studio:
             facts |= {"round": number, "figures": facts.get("figures", 0), "best_figures": self._best}
             try:
                 script = await self._ask(facts, number)
-            except BadAnswer as error:
+            except ModelError as error:
+                if error.fatal:
+                    raise
                 self._run.warn(f"plot aggregation, round {number}: {error.message}")
                 break
             if script is None:
@@ -95,7 +100,7 @@ class _Studio:
         return self._best
 
     async def _ask(self, facts: Mapping[str, Any], number: int) -> str | None:
-        question = judgements.aggregate_plots(facts)
+        question = judgements.aggregate_plots(self._known, facts)
 
         def parse(text: str) -> str | None:
             if DONE in text.lower() and "```" not in text:
@@ -136,7 +141,7 @@ class _Studio:
         self._ran = self._ran or result.status == "ok"
         made = [workspace / item["path"] for item in result.files if item["path"].lower().endswith(IMAGES)]
         if made and len(made) >= self._best:
-            remove_tree(self._place / "figures")
+            remove_tree(str(self._place / "figures"))
             for source in made:
                 self._keep(f"figures/{source.name}", source.read_bytes())
             self._keep(SCRIPT, script)
@@ -159,7 +164,6 @@ class _Studio:
         io.replace_json(place / MANIFEST, manifest | {"structure": structures})
         nodes = [node for stage in record.stages for node in stage.good]
         return {
-            "idea": dict(record.idea) or _idea_text(place),
             "summaries": json.dumps(summaries)[:SUMMARY_CHARS],
             "manifest": MANIFEST,
             "structure": _distinct(structures),
@@ -225,13 +229,13 @@ def _unlink_results(place: Path) -> None:
     if top.is_symlink():
         top.unlink()
     elif top.is_dir():
-        remove_tree(top)
+        remove_tree(str(top))
 
 
 def _move_aside(place: Path) -> Path:
     aside = place / "_figures_best"
     if aside.exists():
-        remove_tree(aside)
+        remove_tree(str(aside))
     aside.mkdir()
     for name in (SCRIPT, "figures"):
         if (place / name).exists():
@@ -245,7 +249,7 @@ def _restore(place: Path, aside: Path) -> None:
         for name in (SCRIPT, "figures"):
             if (aside / name).exists():
                 if (place / name).is_dir():
-                    remove_tree(place / name)
+                    remove_tree(str(place / name))
                 os.replace(aside / name, place / name)
     shutil.rmtree(aside, ignore_errors=True)
 
@@ -334,9 +338,7 @@ def _files_by_role(record: RunRecord, place: Path) -> dict[str, Any]:
     compared = record.trees.get("final.first_good")
     if compared is not None:
         first = next((node for node in compared.good.values() if node.counted), first)
-    best_stage = next(
-        (stage for stage in record.stages if best is not None and stage.best == best.id), None
-    )
+    best_stage = next((stage for stage in record.stages if best is not None and stage.best == best.id), None)
     seeds: Sequence[Node] = record.seeds(best_stage.scope) if best_stage else ()
     ablations = record.stage_of(4)
     return {

@@ -12,7 +12,6 @@ from corerun.runs import events as kinds
 from corerun.search.driver import search
 from corerun.search.records import carry_root
 from corerun.search.tree import SearchTree
-
 from corerun_bfts import judgements
 from corerun_bfts.domain import StageDomain
 from corerun_bfts.experiment import Laboratory, ask
@@ -20,6 +19,7 @@ from corerun_bfts.figures import aggregate_figures
 from corerun_bfts.metric import PrimaryMetric
 from corerun_bfts.outputs import check_artifacts, write_stage
 from corerun_bfts.prompts import Prompts
+from corerun_bfts.questions import context
 from corerun_bfts.record import RunRecord, first_good, fold_record, overall_best
 from corerun_bfts.seeds import aggregate_seeds, carried, run_seeds
 from corerun_bfts.settings import BftsSettings
@@ -32,7 +32,9 @@ FALLBACK = PrimaryMetric("validation_loss", False, "loss on validation rows")
 class Walk:
     """One run of the job, from wherever its journal stands."""
 
-    def __init__(self, run: Run, settings: Settings, own: BftsSettings, idea: Mapping[str, Any], preview: str):
+    def __init__(
+        self, run: Run, settings: Settings, own: BftsSettings, idea: Mapping[str, Any], preview: str
+    ):
         self.run = run
         self.settings = settings
         self.own = own
@@ -64,7 +66,7 @@ class Walk:
         if self.own.metric is not None:
             metric = PrimaryMetric(**self.own.metric.model_dump())
         else:
-            question = judgements.define_metric(self.idea, self.own.exec.timeout)
+            question = judgements.define_metric(context(self.idea, 1, 1, self.own.exec.timeout))
             try:
                 answer = (await ask(self.run, question, "metric")).value
                 metric = PrimaryMetric(answer.name, answer.maximize, answer.description)
@@ -96,7 +98,7 @@ class Walk:
                 in_flight=self.settings.expansions,
                 batch=self.settings.scheduler == "batch",
             )
-            await aggregate_seeds(self.lab, stage, best, list(seeds.nodes.values())[1:])
+            await aggregate_seeds(self.lab, stage, prompts, best, list(seeds.nodes.values())[1:])
             self._same_seeds(stage)
         write_stage(self.run.dir, self._record(), stage.scope)
         return best
@@ -179,7 +181,7 @@ class Walk:
             {"id": node.id, "metric": node.data["metric"]["sets"], "plan": node.data["plan"][:240]}
             for node in tree.good.values()
         ]
-        question = judgements.select_best(self.idea, stage.number, candidates)
+        question = judgements.select_best(self._prompts(stage).context, candidates)
         try:
             answer = await ask(self.run, question, f"{stage.scope}.best")
         except BadAnswer as error:
@@ -190,7 +192,7 @@ class Walk:
 
     async def _next_goals(self, stage: Stage, tree: SearchTree, best: Node) -> Mapping[str, str] | None:
         facts = {"node": best.id, "score": best.score, "sets": best.data["metric"]["sets"]}
-        question = judgements.substage_goals(self.idea, stage.number, stage.goals, facts, [])
+        question = judgements.substage_goals(self._prompts(stage).context, stage.goals, facts, [])
         try:
             answer = (await ask(self.run, question, f"{stage.scope}.goals")).value
         except BadAnswer as error:
@@ -266,7 +268,5 @@ def _no_working_node(stage: Stage) -> RunFailed:
     return RunFailed(
         f"no program of stage {stage.number} worked within its node limit",
         kind="NoWorkingNode",
-        hint="look at the failed nodes with `corerun runs show`; raise the stage's limit or use another model",
+        hint="`corerun runs show` lists the failed nodes; raise the stage's limit or use another model",
     )
-
-

@@ -8,7 +8,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from corerun.interfaces import Node
-
 from corerun_bfts.programs import head
 
 PLAN_CHARS = 240
@@ -55,7 +54,9 @@ def remembered(nodes: Iterable[Node], limit: int) -> list[dict[str, Any]]:
     # A row takes at least 100 characters, so no more of them can be wanted.
     count = limit // 100 + 1
     newest = every[: -count - 1 : -1]
-    best = heapq.nsmallest(count, every, key=lambda node: (node.score is None, -(node.score or 0.0), node.seq))
+    best = heapq.nsmallest(
+        count, every, key=lambda node: (node.score is None, -(node.score or 0.0), node.seq)
+    )
     chosen: dict[str, tuple[int, dict[str, Any]]] = {}
     size = 0
     for node in _alternating(newest, best):

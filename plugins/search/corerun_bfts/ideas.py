@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from corerun.errors import UsageError
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from corerun.errors import UsageError
 
 Prose = str | list[str] | list[dict[str, Any]]
 

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+
 from corerun.config import Layer, Settings
 from corerun.errors import EnvironmentRefused, UsageError
 from corerun.interfaces import Event, Invocation, Prepared, Run
 from corerun.runs import io
 from corerun.runs.directory import safe_name
-
 from corerun_bfts import documents
 from corerun_bfts.flow import Walk
 from corerun_bfts.ideas import choose_idea, load_ideas, markdown, with_code

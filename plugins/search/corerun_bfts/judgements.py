@@ -6,43 +6,38 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from corerun.interfaces import Part
-
 from corerun_bfts import answers
 from corerun_bfts.questions import RESEARCHER, REVIEWER, Question, Section, ask_about
 
 Facts = Mapping[str, Any]
+Known = Sequence[Section]
+"""The sections with which every question of a run begins (`questions.context`)."""
 WRITER = "You write short, exact summaries of experiments. You state only what the data below shows."
 
 
-def define_metric(idea: Facts, timeout_s: float) -> Question:
+def define_metric(known: Known) -> Question:
     """The one metric of a run."""
     task = (
         "Name the one metric by which programs for this idea are compared. It is measured on validation rows "
         "and averaged over data sets."
     )
-    sections = [
-        Section("Research idea", "idea", dict(idea)),
-        Section("Stage", "stage", 1),
-        Section("Number of data sets in this stage", "stage_sets", 1),
-        Section("Seconds that a program may run", "timeout_s", timeout_s),
-    ]
-    return ask_about("code", "bfts.metric", RESEARCHER, task, sections, schema=answers.define_metric)
+    return ask_about("code", "bfts.metric", RESEARCHER, task, known, schema=answers.define_metric)
 
 
 def stage_complete(
-    kind: str, idea: Facts, stage: int, goals: str, stage_sets: int, best: Facts, tried: Sequence[Facts]
+    kind: str, known: Known, stage: int, goals: str, best: Facts, tried: Sequence[Facts]
 ) -> Question:
     """Whether a stage's (``stage``) or a sub-stage's (``substage``) goals are reached."""
     task = "Judge whether the goals of the stage are reached by its best program, and name what is missing."
     sections = [
-        Section("Research idea", "idea", dict(idea)),
-        Section("Stage", "stage", stage),
+        *known,
         Section("Goals", "goals", goals),
-        Section("Number of data sets in this stage", "stage_sets", stage_sets),
         Section("Best program's record", "best", dict(best)),
         Section("Programs of the stage", "tried", list(tried)),
     ]
-    rules = ["A stage that tunes is complete only if curves are stable and the results hold on two data sets."]
+    rules = [
+        "A stage that tunes is complete only if curves are stable and the results hold on two data sets."
+    ]
     return ask_about(
         "feedback",
         f"bfts.{kind}_complete",
@@ -54,12 +49,11 @@ def stage_complete(
     )
 
 
-def substage_goals(idea: Facts, stage: int, goals: str, best: Facts, tried: Sequence[Facts]) -> Question:
+def substage_goals(known: Known, goals: str, best: Facts, tried: Sequence[Facts]) -> Question:
     """Goals of the next sub-stage."""
     task = "Set the goals of the next sub-stage: what to examine next within the stage, in two sentences."
     sections = [
-        Section("Research idea", "idea", dict(idea)),
-        Section("Stage", "stage", stage),
+        *known,
         Section("Goals so far", "goals", goals),
         Section("Best program's record", "best", dict(best)),
         Section("Programs of the stage", "tried", list(tried)),
@@ -74,12 +68,11 @@ def substage_goals(idea: Facts, stage: int, goals: str, best: Facts, tried: Sequ
     )
 
 
-def select_best(idea: Facts, stage: int, candidates: Sequence[Facts]) -> Question:
+def select_best(known: Known, candidates: Sequence[Facts]) -> Question:
     """The best of several working programs."""
     task = "Choose the program that serves the idea best, by its metric and by how far it can be trusted."
     sections = [
-        Section("Research idea", "idea", dict(idea)),
-        Section("Stage", "stage", stage),
+        *known,
         Section("Candidates", "candidates", list(candidates)),
     ]
     return ask_about(
@@ -87,7 +80,7 @@ def select_best(idea: Facts, stage: int, candidates: Sequence[Facts]) -> Questio
     )
 
 
-def select_plots(paths: Sequence[str]) -> Question:
+def select_plots(known: Known, paths: Sequence[str]) -> Question:
     """The ten plots most worth looking at."""
     task = "Choose at most ten plots that say most about the experiment, by their file names."
     return ask_about(
@@ -95,12 +88,12 @@ def select_plots(paths: Sequence[str]) -> Question:
         "bfts.select_plots",
         REVIEWER,
         task,
-        [Section("Plots", "paths", list(paths))],
+        [*known, Section("Plots", "paths", list(paths))],
         schema=answers.select_plots,
     )
 
 
-def plot_analysis(idea: Facts, stage: int, paths: Sequence[str], images: Sequence[Part]) -> Question:
+def plot_analysis(known: Known, paths: Sequence[str], images: Sequence[Part]) -> Question:
     """What the plots of a program show."""
     task = (
         "Look at the plots, in the order of their names. Say of each what it shows; say whether they are "
@@ -108,8 +101,7 @@ def plot_analysis(idea: Facts, stage: int, paths: Sequence[str], images: Sequenc
         "experiment succeeded."
     )
     sections = [
-        Section("Research idea", "idea", dict(idea)),
-        Section("Stage", "stage", stage),
+        *known,
         Section("Plots", "paths", list(paths)),
     ]
     return ask_about(
@@ -123,10 +115,11 @@ def plot_analysis(idea: Facts, stage: int, paths: Sequence[str], images: Sequenc
     )
 
 
-def overall_plan(parent_plan: str, plan: str) -> Question:
+def overall_plan(known: Known, parent_plan: str, plan: str) -> Question:
     """A node's plan merged with the plans it builds on."""
     task = "Merge the two plans into one description of what the program does; keep what still holds."
     sections = [
+        *known,
         Section("Plan so far", "parent_plan", parent_plan),
         Section("New step", "plan", plan),
     ]
@@ -134,31 +127,35 @@ def overall_plan(parent_plan: str, plan: str) -> Question:
 
 
 def draft_summary(
-    idea: Facts, plans: Sequence[str], rows: Sequence[Facts], figures: Sequence[Facts]
+    known: Known, plans: Sequence[str], rows: Sequence[Facts], figures: Sequence[Facts]
 ) -> Question:
     """The summary of the first stage."""
     task = "Summarise the first stage: what was tried, what it means, and the numbers that matter."
     sections = [
-        Section("Research idea", "idea", dict(idea)),
-        Section("Stage", "stage", 1),
+        *known,
         Section("Plans", "plans", list(plans)),
         Section("Results", "rows", list(rows)),
         Section("Figures", "figures", list(figures)),
     ]
-    return ask_about(
-        "summary", "bfts.draft_summary", WRITER, task, sections, schema=answers.summarize_drafts
-    )
+    return ask_about("summary", "bfts.draft_summary", WRITER, task, sections, schema=answers.summarize_drafts)
 
 
 def seed_plot(
-    metric: Facts, files: Sequence[str], structure: Any, sets: Sequence[str], base: str, error: str
+    known: Known,
+    metric: Facts,
+    files: Sequence[str],
+    structure: Any,
+    sets: Sequence[str],
+    base: str,
+    error: str,
 ) -> Question:
     """A program that plots several seeds of one experiment together."""
     task = (
-        "Write a program that loads the data files below, one per seed of the same experiment, and saves "
-        "plots of the mean over seeds with standard-error bars as PNG files in working/."
+        "Write a plot program that loads the data files below, one per seed of the same experiment, and "
+        "saves plots of the mean over seeds with standard-error bars as PNG files in working/."
     )
     sections = [
+        *known,
         Section("Primary metric", "metric", dict(metric)),
         Section("Data files", "npy_files", list(files)),
         Section("Structure of one file", "structure", structure),
@@ -174,7 +171,7 @@ def seed_plot(
     return ask_about("code", "bfts.seed_plot", RESEARCHER, task, sections, rules=rules)
 
 
-def aggregate_plots(facts: Facts) -> Question:
+def aggregate_plots(known: Known, facts: Facts) -> Question:
     """The script that draws a run's final figures; later rounds improve on it."""
     first = facts["round"] == 0
     task = (
@@ -183,7 +180,6 @@ def aggregate_plots(facts: Facts) -> Question:
         else "Improve the figures of the run: write the whole script again, or answer 'I am done'."
     )
     titles = {
-        "idea": "Research idea",
         "summaries": "Summaries of the stages",
         "manifest": "Manifest of the data files",
         "structure": "Structure of the data files",
@@ -198,7 +194,7 @@ def aggregate_plots(facts: Facts) -> Question:
         "output": "Output of the last script",
         "script": "Last script",
     }
-    sections = [Section(titles[key], key, facts[key]) for key in titles if key in facts]
+    sections = [*known, *(Section(titles[key], key, facts[key]) for key in titles if key in facts)]
     rules = [
         "Answer with exactly one ```python block, or with 'I am done'.",
         "Read data only from the absolute paths that plot_agg_manifest.json lists under 'npy_files' "

@@ -95,9 +95,7 @@ def chosen_metric(
     return answer.metric_names[0] if len(answer.metric_names) == 1 else None
 
 
-def values_of(
-    entry: NamedMetric, rows: Sequence[Mapping[str, Any]], *, best_value: bool
-) -> dict[str, float]:
+def values_of(entry: NamedMetric, rows: Sequence[Mapping[str, Any]], *, best_value: bool) -> dict[str, float]:
     """Finite values per data set. A value that was read wins over what a model says of it."""
     column = "best" if best_value else "final"
     if rows:

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+
 from corerun.errors import MissingArtifacts
 from corerun.interfaces import Node, Run
 from corerun.llm.ledger import Ledger, interactions, token_tracker
 from corerun.report.data import report_data
 from corerun.report.page import render_report, render_tree
 from corerun.runs import io
-
 from corerun_bfts.record import RunRecord, StageRecord, first_good, overall_best
 from corerun_bfts.settings import BftsSettings
 from corerun_bfts.stages import FIRST_GOOD
@@ -178,9 +178,7 @@ def write_run(directory: Path, record: RunRecord) -> None:
 
 def missing_artifacts(directory: Path) -> list[str]:
     """Codes of expected files that aren't there."""
-    codes = [
-        f"summary:{name}" for name in NAMES if not (directory / LOGS / f"{name}_summary.json").is_file()
-    ]
+    codes = [f"summary:{name}" for name in NAMES if not (directory / LOGS / f"{name}_summary.json").is_file()]
     figures = directory / "figures"
     if not figures.is_dir():
         codes.append("figures_dir")

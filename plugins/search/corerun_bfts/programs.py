@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-FENCE = re.compile(r"^[ \t]*```[ \t]*(?:python3?|py)?[ \t]*\n(.*?)^[ \t]*```[ \t]*$", re.DOTALL | re.MULTILINE | re.I)
-READER = (Path(__file__).parent / "reader.py").read_text(encoding="utf-8")
+FENCE = re.compile(
+    r"^[ \t]*```[ \t]*(?:python3?|py)?[ \t]*\n(.*?)^[ \t]*```[ \t]*$", re.DOTALL | re.MULTILINE | re.I
+)
+READER = (Path(__file__).parent / "inside" / "reader.py").read_text(encoding="utf-8")
 KEPT_CHARS = 2500
 
 

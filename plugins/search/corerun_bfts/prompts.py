@@ -6,7 +6,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from corerun_bfts import answers
-from corerun_bfts.questions import RESEARCHER, REVIEWER, Question, Section, ask_about, program_rules
+from corerun_bfts.questions import (
+    RESEARCHER,
+    REVIEWER,
+    Question,
+    Section,
+    ask_about,
+    context,
+    program_rules,
+)
 
 Facts = Mapping[str, Any]
 
@@ -28,35 +36,24 @@ class Prompts:
         folds: int = 1,
         preview: str = "",
     ) -> None:
-        self._idea = idea
         self._metric = metric
-        self._stage = stage
         self._timeout = timeout_s
+        self._stage = stage
         self._sets = stage_sets
-        more = []
+        self._more = []
         if synthetic_sets > 1:
-            more.append(f"Test on at least {synthetic_sets} synthetic data sets.")
+            self._more.append(f"Test on at least {synthetic_sets} synthetic data sets.")
         if folds > 1:
-            more.append(f"Use {folds}-fold cross-validation where the data allows it.")
-        self._more = more
+            self._more.append(f"Use {folds}-fold cross-validation where the data allows it.")
+        self.context = context(idea, stage, stage_sets, timeout_s)
+        """What every question of the stage begins with."""
         self._context = [
-            Section("Research idea", "idea", self._idea_shown()),
-            Section("Stage", "stage", stage),
+            *self.context,
             Section("Stage name", "stage_name", stage_name),
             Section("Goals of the stage", "goals", goals),
-            Section("Number of data sets in this stage", "stage_sets", stage_sets),
             Section("Primary metric", "metric", dict(metric)),
-            Section("Seconds that a program may run", "timeout_s", timeout_s),
             Section("Data at hand", "preview", preview),
         ]
-
-    def _idea_shown(self) -> Facts:
-        hidden = set()
-        if self._stage != 3:
-            hidden.add("Experiments")
-        if self._stage != 4:
-            hidden.add("Risk Factors and Limitations")
-        return {key: value for key, value in self._idea.items() if key not in hidden | {"Related Work"}}
 
     def _program(self, purpose: str, task: str, sections: Sequence[Section]) -> Question:
         rules = program_rules(self._metric, self._timeout, outer=self._stage in (2, 4), more=self._more)
@@ -140,7 +137,7 @@ class Prompts:
         """The carried program with a proposed setting; an empty setting widens it to all data sets."""
         setting = dict(idea["setting"])
         if idea["name"] or setting:
-            task = "Write the base program again with exactly the proposed change, on all data sets of the stage."
+            task = "Write the base program again with exactly the proposed change, on all data sets."
         else:
             task = (
                 "Run the base program unchanged in method and settings on all data sets of this stage "
@@ -162,10 +159,7 @@ class Prompts:
             "values that are not finite, or can't be what the idea asks for."
         )
         sections = [
-            Section("Research idea", "idea", self._idea_shown()),
-            Section("Stage", "stage", self._stage),
-            Section("Number of data sets in this stage", "stage_sets", self._sets),
-            Section("Seconds that a program may run", "timeout_s", self._timeout),
+            *self.context,
             Section("Program", "code", code),
             Section("Exception", "exc_type", run["exc_type"]),
             Section("It ran out of time", "timed_out", run["timed_out"]),
@@ -173,18 +167,17 @@ class Prompts:
             Section("All its values are finite", "finite", run["finite"]),
             Section("End of its output", "output_tail", run["output_tail"]),
         ]
-        return ask_about(
-            "feedback", "bfts.review", REVIEWER, task, sections, schema=answers.submit_review
-        )
+        return ask_about("feedback", "bfts.review", REVIEWER, task, sections, schema=answers.submit_review)
 
     def read_metric(self, code: str, structure: Any) -> Question:
         """A program that prints the metrics of saved data whose form isn't the agreed one."""
         task = (
             "The program below saved working/experiment_data.npy in a form of its own. Write a program that "
-            "loads it (np.load(..., allow_pickle=True).item()) and prints for every data set and every metric "
-            "one line: data set, metric name, final value, best value."
+            "loads it (np.load(..., allow_pickle=True).item()) and prints for every data set and every "
+            "metric one line: data set, metric name, final value, best value."
         )
         sections = [
+            *self.context,
             Section("Program", "code", code),
             Section("Primary metric", "metric", dict(self._metric)),
             Section("Structure of the data", "structure", structure),
@@ -196,6 +189,7 @@ class Prompts:
         """The metrics of a run as data."""
         task = "Report the metrics of this run, as they stand below. Invent nothing."
         sections = [
+            *self.context,
             Section("Primary metric", "metric", dict(self._metric)),
             Section("Values read from the saved data", "rows", list(rows)),
             Section("Output of the metric reader", "output", output),
@@ -207,10 +201,11 @@ class Prompts:
     def plot(self, code: str, base: str, structure: Any, sets: Sequence[str], error: str) -> Question:
         """A program that plots a run's saved data."""
         task = (
-            "Write a program that loads working/experiment_data.npy and saves plots of it as PNG files in "
-            "working/: for each data set the curves of loss and metric, and the predictions against the truth."
+            "Write a plot program: it loads working/experiment_data.npy and saves plots of it as PNG files "
+            "in working/: for each data set the curves of loss and metric, and predictions against truth."
         )
         sections = [
+            *self.context,
             Section("Experiment program", "code", code),
             Section("Plot program to start from", "base", base),
             Section("Primary metric", "metric", dict(self._metric)),

@@ -73,6 +73,21 @@ def _told(value: Any) -> bool:
     return value is not None and value != "" and value != [] and value != {}
 
 
+def context(idea: Mapping[str, Any], stage: int, stage_sets: int, timeout_s: float) -> list[Section]:
+    """What every question of a run begins with. Each stage is told its own part of the idea."""
+    hidden = {"Related Work"}
+    if stage != 3:
+        hidden.add("Experiments")
+    if stage != 4:
+        hidden.add("Risk Factors and Limitations")
+    return [
+        Section("Research idea", "idea", {key: idea[key] for key in idea if key not in hidden}),
+        Section("Stage", "stage", stage),
+        Section("Number of data sets in this stage", "stage_sets", stage_sets),
+        Section("Seconds that a program may run", "timeout_s", timeout_s),
+    ]
+
+
 RESEARCHER = (
     "You are a careful machine-learning researcher. You write complete, correct Python programs and "
     "change one thing at a time, for a reason that you state."
@@ -80,7 +95,9 @@ RESEARCHER = (
 REVIEWER = "You are a strict reviewer of machine-learning experiments. You judge by what you are shown."
 
 
-def program_rules(metric: Mapping[str, Any], timeout_s: float, *, outer: bool, more: Sequence[str]) -> list[str]:
+def program_rules(
+    metric: Mapping[str, Any], timeout_s: float, *, outer: bool, more: Sequence[str]
+) -> list[str]:
     """What every experiment program must keep to."""
     level = (
         "experiment_data has one more outer level here: {name of this change: {data set: {...}}}."

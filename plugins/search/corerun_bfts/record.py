@@ -15,6 +15,8 @@ from corerun.runs import journal
 from corerun.runs.fold import RunState, fold
 from corerun.search.records import asked_node, done_outcome
 from corerun.search.tree import SearchTree
+from corerun_bfts.questions import Section, context
+from corerun_bfts.stages import DATA_SETS
 
 
 @dataclass(slots=True)
@@ -64,11 +66,16 @@ class RunRecord:
 
     @property
     def idea(self) -> Mapping[str, Any]:
-        return self.state.notes.get("idea", {})
+        return dict(self.state.notes.get("idea", {}))
 
     @property
     def metric(self) -> Mapping[str, Any]:
-        return self.state.notes.get("metric", {})
+        return dict(self.state.notes.get("metric", {}))
+
+    def context(self, stage: int) -> list[Section]:
+        """What questions about a stage begin with."""
+        timeout = float(self.settings.get("bfts", {}).get("exec", {}).get("timeout", 0.0))
+        return context(self.idea, stage, 1 if stage == 1 else DATA_SETS, timeout)
 
     def seeds(self, scope: str) -> list[Node]:
         """Finished seed reruns of a stage's best node."""
@@ -135,7 +142,7 @@ def fold_record(events: Sequence[Event]) -> RunRecord:
     stages: dict[str, StageRecord] = {}
     for event in events:
         data = event.data
-        scope = data.get("scope")
+        scope = str(data.get("scope"))
         if event.type == kinds.NODE_ASKED:
             tree = record.trees.setdefault(data["scope"], SearchTree(data["scope"]))
             if data["node"] in tree.nodes:
@@ -146,9 +153,7 @@ def fold_record(events: Sequence[Event]) -> RunRecord:
             record.trees[data["scope"]].finish(data["node"], done_outcome(event), event.seq)
         elif event.type == kinds.STAGE_STARTED:
             tree = record.trees.setdefault(scope, SearchTree(scope))
-            stages[scope] = StageRecord(
-                scope, data["number"], data["title"], data["goals"], tree, event.t
-            )
+            stages[scope] = StageRecord(scope, data["number"], data["title"], data["goals"], tree, event.t)
         elif event.type == kinds.STAGE_DONE and scope in stages:
             stages[scope].best, stages[scope].ended = data["best"], event.t
     record.stages = list(stages.values())

@@ -6,12 +6,11 @@ import random
 from collections.abc import Sequence
 from typing import Any
 
-from corerun.errors import BadAnswer
-from corerun.interfaces import Expansion, ExecRequest, Node, Outcome, Run, Tree
+from corerun.errors import ModelError
+from corerun.interfaces import ExecRequest, Expansion, Node, Outcome, Run, Tree
 from corerun.runs import io
 from corerun.search.driver import search
 from corerun.search.records import carry_root
-
 from corerun_bfts import judgements
 from corerun_bfts.experiment import Laboratory, Record, ask
 from corerun_bfts.programs import seeded, trimmed
@@ -84,7 +83,9 @@ async def run_seeds(
     )
 
 
-async def aggregate_seeds(laboratory: Laboratory, stage: Stage, best: Node, seeds: Sequence[Node]) -> None:
+async def aggregate_seeds(
+    laboratory: Laboratory, stage: Stage, prompts: Prompts, best: Node, seeds: Sequence[Node]
+) -> None:
     """Let the code model plot the seeds together; a failure costs the plots, not the run."""
     run = laboratory.run
     key = f"aggregation:{stage.scope}"
@@ -97,6 +98,7 @@ async def aggregate_seeds(laboratory: Laboratory, stage: Stage, best: Node, seed
     error = ""
     for _ in range(TRIES):
         question = judgements.seed_plot(
+            prompts.context,
             laboratory.metric.to_json(),
             files,
             best.data.get("structure"),
@@ -106,7 +108,9 @@ async def aggregate_seeds(laboratory: Laboratory, stage: Stage, best: Node, seed
         )
         try:
             answer = await ask(run, question, node_id)
-        except BadAnswer as bad:
+        except ModelError as bad:
+            if bad.fatal:
+                raise
             run.warn(f"{stage.scope}: no plots over seeds: {bad.message}")
             break
         made["plan"], made["code"] = answer.value

@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
+from pydantic import Field, field_validator
+
 from corerun.config import Section
 from corerun.interfaces import Limits, Role
-from pydantic import Field, field_validator
 
 
 class RoleSettings(Section):
@@ -29,8 +30,8 @@ class StageSettings(Section):
     stage3_max_iters: int = Field(12, ge=1)
     stage4_max_iters: int = Field(18, ge=1)
     stage1_until: Literal["drafts", "limit"] = "drafts"
-    goals: dict[int, str] = {}
-    order: list[int] = [1, 2, 3, 4]
+    goals: dict[int, str] = Field(default_factory=dict)
+    order: list[int] = Field(default_factory=lambda: [1, 2, 3, 4])
 
     @field_validator("order")
     @classmethod
@@ -135,7 +136,9 @@ class BftsSettings(Section):
     load_code: bool = Field(False, description="offer the program beside the ideas file as a start")
     add_dataset_ref: bool = Field(False, description="offer hf_dataset_reference.py of the current folder")
     dataset_ref: Path | None = Field(None, description="offer this data set reference instead")
-    bfts_config: Path | None = Field(None, description="search settings; bfts_config.yaml beside the job file")
+    bfts_config: Path | None = Field(
+        None, description="search settings; bfts_config.yaml beside the job file"
+    )
     model_agg_plots: str | None = Field(None, description="model of the plot aggregation")
     plot_agg_reflections: int = Field(5, ge=0, description="rounds after the first plot script")
     plot_agg_max_figures: int = Field(12, ge=1, description="target number of figures")

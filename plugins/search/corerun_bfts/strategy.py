@@ -59,9 +59,9 @@ class Bfts:
         under_way = _UnderWay(
             busy={node.root for node in tree.running.values()},
             debugging=self._leaves.under_way(tree.running.values()),
+            roots=len(tree.roots) - len(self._given_up),
             anything=bool(tree.running),
         )
-        under_way.roots = len(tree.roots) - len(self._given_up) + len(self._given_up & under_way.busy)
         wishes: list[Expansion] = []
         while len(wishes) < slots:
             wish = self._next(under_way, rng)
@@ -80,7 +80,6 @@ class Bfts:
     def _next(self, under_way: _UnderWay, rng: random.Random) -> Expansion | None:
         if under_way.roots < self.settings.num_drafts:
             return Expansion()
-        leaf: Node | None = None
         if rng.random() < self.settings.debug_prob:
             leaf = self._leaves.pick(under_way.debugging, rng)
             if leaf is not None and (leaf.root not in under_way.busy or self._all_busy(under_way.busy)):
@@ -89,7 +88,7 @@ class Bfts:
         if good is not None:
             return Expansion(good.id)
         # With nothing to improve a debug is all that helps, whatever the draw or the tree's other nodes.
-        leaf = leaf or self._leaves.pick(under_way.debugging, rng)
+        leaf = self._leaves.pick(under_way.debugging, rng)
         if leaf is not None:
             return Expansion(leaf.id)
         may_draft = self.settings.num_drafts > 0 and not under_way.anything
@@ -110,8 +109,8 @@ class _UnderWay:
 
     busy: set[str]
     debugging: set[str]
+    roots: int
     anything: bool
-    roots: int = 0
 
 
 def _put(root: str, roots: set[str], member: bool) -> None:

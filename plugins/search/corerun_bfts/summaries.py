@@ -6,10 +6,9 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from corerun.errors import BadAnswer
+from corerun.errors import ModelError
 from corerun.interfaces import Node, Run
 from corerun.runs import io
-
 from corerun_bfts import judgements
 from corerun_bfts.experiment import ask
 from corerun_bfts.record import RunRecord, StageRecord
@@ -30,7 +29,7 @@ SHOWN_PLANS = 12
 
 
 async def write_summaries(run: Run, record: RunRecord, settings: BftsSettings) -> None:
-    """Write ``logs/0-run/<name>_summary.json`` for all four; a stage that wasn't reached gets an empty one."""
+    """Write ``logs/0-run/<name>_summary.json`` for all four; empty for a stage not reached."""
     plans = Plans(run, record)
     written: dict[str, Any] = {}
     stages = {number: record.stage_of(number) for number in (1, 2, 3, 4)}
@@ -69,8 +68,11 @@ class Plans:
             return plan
         before = await self.of(parent)
         try:
-            answer = await ask(self._run, judgements.overall_plan(before, plan), node.id)
-        except BadAnswer:
+            known = self._record.context(int(node.data.get("stage", 1)))
+            answer = await ask(self._run, judgements.overall_plan(known, before, plan), node.id)
+        except ModelError as error:
+            if error.fatal:
+                raise
             return plan
         return str(answer.value.overall_plan)
 
@@ -109,23 +111,28 @@ async def _draft(run: Run, record: RunRecord, plans: Plans, stage: StageRecord) 
         return {}
     texts = await asyncio.gather(*(plans.of(node) for node in found))
     rows = [
-        {"node": node.id, "score": node.score, "metric": node.data["metric"]["name"], "sets": node.data["metric"]["sets"]}
+        {
+            "node": node.id,
+            "score": node.score,
+            "metric": node.data["metric"]["name"],
+            "sets": node.data["metric"]["sets"],
+        }
         for node in found
     ]
     figures = [
         {"path": _cut(path), "node": node.id} for node in found for path in node.data.get("plots", [])[:2]
     ]
-    question = judgements.draft_summary(record.idea, texts, rows, figures)
+    question = judgements.draft_summary(record.context(1), texts, rows, figures)
     try:
         return dict((await ask(run, question, f"{stage.scope}.summary")).value.model_dump())
-    except BadAnswer as error:
+    except ModelError as error:
+        if error.fatal:
+            raise
         run.warn(f"the draft summary could not be written: {error.message}")
         return {}
 
 
-async def _best_with_seeds(
-    run: Run, record: RunRecord, plans: Plans, stage: StageRecord
-) -> dict[str, Any]:
+async def _best_with_seeds(run: Run, record: RunRecord, plans: Plans, stage: StageRecord) -> dict[str, Any]:
     best = stage.best_node
     if best is None:
         return {}

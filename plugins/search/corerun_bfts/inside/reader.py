@@ -94,7 +94,7 @@ def read(path):
         series = {}
         for part in ("metrics", "losses"):
             group = record.get(part)
-            for key, value in (group.items() if isinstance(group, dict) else ()):
+            for key, value in group.items() if isinstance(group, dict) else ():
                 values = numbers(value)
                 if values:
                     series[part + "." + str(key)] = clean(values)
