@@ -12,6 +12,7 @@ from pathlib import Path
 
 import click
 import pytest
+
 from corerun.cli import app, main
 from corerun.cli.app import State
 from corerun.errors import CorerunError, EnvironmentRefused, Stopped

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from corerun.errors import InfrastructureError, SandboxUnavailable, UsageError
 from corerun.execution import processes
 from corerun.execution.executors import InlineExecutor, ProcessExecutor

@@ -13,11 +13,11 @@ from typing import Any
 import jsonschema
 import numpy as np
 import pytest
-from corerun.interfaces import CallContext, ChatRequest, Message
-from corerun_openai_router.provider import OpenAIRouter
 from hypothesis import given
 from hypothesis import strategies as st
 
+from corerun.interfaces import CallContext, ChatRequest, Message
+from corerun_openai_router.provider import OpenAIRouter
 from tests.support.experimenter import Experimenter, smallest_instance
 from tests.support.openai_server import OpenAIServer
 

@@ -6,13 +6,14 @@ import json
 from typing import Any, Literal
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import BaseModel, Field
+
 from corerun.interfaces import ChatReply, ToolCall
 from corerun.llm.extraction import candidates, extract, read_answer, strip_reasoning
 from corerun.llm.jsontext import fenced_blocks, repaired, scan
 from corerun.llm.structured import Problems, json_schema, validate
-from hypothesis import given
-from hypothesis import strategies as st
-from pydantic import BaseModel, Field
 
 
 class Point(BaseModel):

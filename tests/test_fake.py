@@ -10,8 +10,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import corerun
 import pytest
+from pydantic import BaseModel, Field
+
+import corerun
 from corerun.errors import (
     AuthFailed,
     ModelNotFound,
@@ -33,7 +35,6 @@ from corerun.interfaces import (
 from corerun.llm.structured import json_schema, validate
 from corerun.testing.contract import plugin_contract, provider_contract
 from corerun.testing.fake import FakeProvider, read_script, smallest
-from pydantic import BaseModel, Field
 
 pytest_plugins = ["corerun.testing.fixtures"]
 

@@ -8,6 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from corerun.errors import BudgetExceeded, ConfigError
 from corerun.interfaces import ChatReply, ChatRequest, Event, Price, ProviderInfo, ToolCall, Usage
 from corerun.llm.accounts import Accounts
@@ -17,8 +20,6 @@ from corerun.llm.messages import image, request_bytes, system, user
 from corerun.llm.prices import cost_usd, load_prices, price_of, user_prices_file
 from corerun.llm.replay import reply_from_json, reply_to_json
 from corerun.testing.fake import FakeProvider
-from hypothesis import given
-from hypothesis import strategies as st
 
 counts = st.integers(0, 10**6)
 

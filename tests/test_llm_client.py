@@ -10,6 +10,10 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import BaseModel
+
 from corerun.errors import (
     AuthFailed,
     BadAnswer,
@@ -42,9 +46,6 @@ from corerun.llm.client import LanguageModels, LlmSettings
 from corerun.llm.messages import assistant, call_key, image, reask, request_bytes, shortened, system, user
 from corerun.llm.retry import Lane, wait_before_retry
 from corerun.testing.fake import FakeProvider
-from hypothesis import given
-from hypothesis import strategies as st
-from pydantic import BaseModel
 
 REMOTE = ProviderInfo("fake", is_local=False)
 
@@ -492,6 +493,17 @@ async def test_five_failures_in_a_row_close_the_lane_and_a_lost_probe_opens_it()
         await lane.passage(third)
 
 
+async def test_an_answer_ends_the_failures_in_a_row() -> None:
+    lane = Lane(8)
+    async with lane.place() as first, lane.place() as other:
+        for moment in range(8):
+            lane.failed(first, moment, limited=False)
+            if moment % 4 == 3:
+                lane.succeeded(first)
+        async with asyncio.timeout(1):
+            await lane.passage(other)
+
+
 async def test_slow_failures_do_not_close_the_lane() -> None:
     lane = Lane(8)
     async with lane.place() as first, lane.place() as other:
@@ -637,9 +649,11 @@ async def test_what_a_call_may_cost_is_set_aside_beforehand() -> None:
     gate = Gate()
     models = client(FakeProvider(gate), budget=Budget(tokens=1500))
     first = asyncio.create_task(models.ask("r", "p", ASK, max_tokens=1000))
+    beside = asyncio.create_task(models.ask("r", "q", ASK, max_tokens=1000))
     await settle()
+    assert beside.done(), "it is refused while the first is under way"
     with pytest.raises(BudgetExceeded, match="tokens"):
-        await models.ask("r", "q", ASK, max_tokens=1000)
+        await beside
     gate.waiting[0].set_result("ok")
     await first
     second = asyncio.create_task(models.ask("r", "q", ASK, max_tokens=1000))

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from corerun.errors import UsageError
-from corerun.llm.models import default_model, environment_key, parse_model, true_value
 from hypothesis import given
 from hypothesis import strategies as st
+
+from corerun.errors import UsageError
+from corerun.llm.models import default_model, environment_key, parse_model, true_value
 
 PROVIDERS = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,12}", fullmatch=True)
 MODELS = st.text(min_size=1, max_size=30).filter(lambda text: text == text.strip())

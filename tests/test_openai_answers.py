@@ -10,6 +10,9 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from corerun.errors import (
     AuthFailed,
     ContentRefused,
@@ -27,9 +30,6 @@ from corerun_openai_router.failure import classify
 from corerun_openai_router.provider import OpenAIRouter
 from corerun_openai_router.reply import read_usage
 from corerun_openai_router.transport import Response
-from hypothesis import given
-from hypothesis import strategies as st
-
 from tests.support.openai_server import (
     OpenAIServer,
     Reply,

@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from email.utils import formatdate
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from corerun.errors import (
     UsageError,
 )
@@ -13,9 +16,6 @@ from corerun_openai_router.endpoint import endpoint_of, is_local_url
 from corerun_openai_router.provider import OpenAIRouter
 from corerun_openai_router.redaction import redact
 from corerun_openai_router.retry_after import wished_wait
-from hypothesis import given
-from hypothesis import strategies as st
-
 from tests.support.openai_server import (
     OpenAIServer,
 )

@@ -10,6 +10,9 @@ import sys
 from dataclasses import replace
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from corerun.errors import (
     RequestRefused,
     Unsupported,
@@ -18,9 +21,6 @@ from corerun.interfaces import ChatRequest, Message, Part, ToolCall
 from corerun_openai_router.provider import OpenAIRouter
 from corerun_openai_router.request import Features, build_body
 from corerun_openai_router.text import clean
-from hypothesis import given
-from hypothesis import strategies as st
-
 from tests.support.openai_server import (
     OpenAIServer,
     forced_tool,

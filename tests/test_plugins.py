@@ -10,13 +10,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from corerun import hookspecs
 from corerun.errors import ConfigError, EnvironmentRefused, PluginError, UsageError
 from corerun.plugins import PluginEntry, PluginManager
 from corerun.plugins.discovery import discover
 from corerun.testing.plugins import write_plugin
-from hypothesis import given
-from hypothesis import strategies as st
 
 ROOT = Path(__file__).parent.parent
 

@@ -15,6 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from corerun.errors import ModelNotFound, Unsupported
 from corerun.interfaces import CallContext, ChatReply, ChatRequest, Message, Part
 from corerun_recipes.book import DRAFTS, FAULTS, IDEAS, KNOBS
@@ -22,9 +25,6 @@ from corerun_recipes.moves import ablations, affordable
 from corerun_recipes.points import Point, read_point
 from corerun_recipes.provider import RecipesProvider
 from corerun_recipes.render import program
-from hypothesis import given, settings
-from hypothesis import strategies as st
-
 from tests.support.warm import WarmPython
 
 RECIPES = list(IDEAS)
@@ -317,7 +317,7 @@ def test_a_proposed_point_is_new_affordable_and_one_of_the_ideas(seed: int) -> N
 def test_ablations_come_once_each_then_exhausted_even_while_others_run() -> None:
     root = first_point(sets=3, dropout=0.2, members=3, lr=0.03, optimizer="adam")
     facts = {"stage": 4, "stage_sets": 3, "root": {"head": root.head(), "score": 0.9}}
-    unwritten = item(root, None, "r", "ablate") | {"head": ""}
+    unwritten = item(root, None, "r", "ablate") | {"head": "", "setting": ablations(root)[0]}
     second = answer("bfts.ablate_idea", tried=[], running=[unwritten], **facts)
     tried, settings_seen = [], []
     for number in range(10):

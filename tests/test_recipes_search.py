@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from corerun.interfaces import CallContext, ChatRequest, Message
 from corerun_recipes.provider import RecipesProvider
-
 from tests.support.warm import WarmPython
 
 np = pytest.importorskip("numpy")

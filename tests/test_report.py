@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from corerun.interfaces import Event
 from corerun.report.data import report_data
 from corerun.report.images import Images, media_type
 from corerun.report.page import embedded, render_report, render_tree
 from corerun.runs import events as kinds
-from hypothesis import given, settings
-from hypothesis import strategies as st
-
 from tests.support.journal_sample import HOSTILE, Journal, png, sample, write_plots
 
 

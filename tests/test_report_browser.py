@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from corerun.report.data import report_data
 from corerun.report.page import render_report
 from corerun.runs import events as kinds
-
 from tests.support.journal_sample import HOSTILE, MARKER, Journal, sample, write_plots
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)

@@ -10,6 +10,9 @@ import sys
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from corerun.errors import UsageError
 from corerun.interfaces import Event
 from corerun.report.data import report_data
@@ -17,9 +20,6 @@ from corerun.report.progress import Progress, choose
 from corerun.report.results import disclosure, outcome
 from corerun.report.wording import clean, node_line, status_line, summary_line
 from corerun.runs import events as kinds
-from hypothesis import given
-from hypothesis import strategies as st
-
 from tests.support.journal_sample import HOSTILE, Journal, sample
 
 

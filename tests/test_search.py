@@ -9,6 +9,9 @@ from collections import Counter
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from corerun import errors
 from corerun.interfaces import Expansion, Node, Outcome, Strategy
 from corerun.search import (
@@ -20,9 +23,6 @@ from corerun.search import (
     running_at,
     search,
 )
-from hypothesis import given, settings
-from hypothesis import strategies as st
-
 from tests.support.toy import (
     AnyOpen,
     Fixed,

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from corerun.cli.app import COMMANDS
 from corerun.testing.plugins import write_plugin
 

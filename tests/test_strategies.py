@@ -9,6 +9,9 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from corerun.errors import ConfigError
 from corerun.interfaces import Node, Outcome, Strategy
 from corerun.search import SearchTree, derived_rng, search
@@ -16,9 +19,6 @@ from corerun.search.debugging import DebugLeaves, DebugSettings
 from corerun_bfts.strategy import Bfts
 from corerun_strategies import corerun_strategies
 from corerun_strategies.greedy import Greedy
-from hypothesis import given, settings
-from hypothesis import strategies as st
-
 from tests.support.toy import Killed, ToyDomain, ToyRun, picture
 
 Make = Callable[[dict[str, Any]], Any]

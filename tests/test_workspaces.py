@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from corerun.errors import UsageError
 from corerun.execution.collect import collect, escaped, remove_tree
 from corerun.execution.environment import program_environment
 from corerun.execution.streams import Stream
 from corerun.interfaces import ExecRequest, Limits
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 LIMITS = Limits(file_mb=1)
 

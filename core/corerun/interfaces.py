@@ -367,7 +367,11 @@ class Expansion:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of an expansion. ``status``: good, failed or infra. Higher scores are better."""
+    """What became of an expansion. Higher scores are better.
+
+    ``status``: good; failed; infra (not the candidate's fault, the driver tries once more); void
+    (there was nothing to expand, so it counts nowhere).
+    """
 
     status: str
     score: float | None = None
@@ -637,5 +641,3 @@ class Agent(Protocol):
     async def run(self, task: Any) -> Any: ...
 
     async def close(self) -> None: ...
-
-

@@ -6,10 +6,10 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+
 from corerun.errors import ModelError
 from corerun.interfaces import CallContext, ChatReply, ChatRequest, Message
 from corerun_openai_router.provider import OpenAIRouter
-
 from tests.support.openai_server import OpenAIServer
 
 KEY = "sk-a-very-secret-key-0123456789"

@@ -18,12 +18,11 @@ from corerun.plugins import PluginManager
 from corerun.plugins.discovery import typed
 
 COMMANDS = {
-    "config": ("corerun.cli.config:group", "Show, check and describe the configuration."),
-    "models": ("corerun.cli.models:group", "List and test the models that can be reached."),
+    "config": ("corerun.cli.config:group", "Show and describe the configuration."),
     "plugins": ("corerun.cli.plugins:group", "List, show and check the installed plugins."),
     "report": ("corerun.cli.report:command", "Write the report of a run."),
     "run": ("corerun.cli.run:command", "Start or resume the job of a plugin: corerun --plugin NAME run."),
-    "runs": ("corerun.cli.runs:group", "List, show and remove runs."),
+    "runs": ("corerun.cli.runs:group", "List, show, rebuild and audit runs."),
 }
 """Every command of the core, with its help: `--help` must not import them."""
 

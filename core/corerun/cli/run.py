@@ -201,7 +201,12 @@ def command(
     try:
         finished = asyncio.run(
             start.run_plan(
-                made, ctx.obj.manager, listeners=listeners, accept_weak=accept_weak, salvage=salvage
+                made,
+                ctx.obj.manager,
+                listeners=listeners,
+                restore=progress.restore,
+                accept_weak=accept_weak,
+                salvage=salvage,
             )
         )
     finally:

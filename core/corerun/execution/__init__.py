@@ -1,0 +1,1 @@
+"""Running programs: sandboxes, the supervisor of processes, executors. It knows nothing of models."""

@@ -17,7 +17,7 @@ from typing import Any
 from corerun.config import Settings
 from corerun.errors import InfrastructureError, Stopped
 from corerun.execution.collect import remove_tree
-from corerun.execution.worker import RUN_PROGRAM
+from corerun.execution.worker import RUN_PROGRAM, program_spec
 from corerun.interfaces import (
     Answer,
     Event,
@@ -155,15 +155,8 @@ class LiveRun:
                 ready = replace(request, gpus=gpus, env={**self._environment(gpus), **request.env})
                 if ready.fresh:
                     remove_tree(str(Path(ready.workspace)))
-                spec = {
-                    "request": ready.to_json(),
-                    "sandbox": self._sandbox["target"],
-                    "policy": {
-                        "require": sorted(self._policy.require),
-                        "pass_env": list(self._policy.pass_env),
-                        "network": self._policy.network,
-                    },
-                }
+                policy = replace(self._policy, limits=ready.limits)
+                spec = program_spec(ready, self._sandbox["target"], policy)
                 result = ExecResult.from_json(await self._executor.submit(RUN_PROGRAM, spec, serve))
             finally:
                 await self._release(gpus)

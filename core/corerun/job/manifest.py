@@ -8,9 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from corerun import __version__
+from corerun.errors import StateError
 from corerun.interfaces import Event
 from corerun.llm.ledger import Ledger
+from corerun.plugins import PluginManager
+from corerun.runs import io
 from corerun.runs.fold import fold, started
+from corerun.runs.journal import read
+from corerun.runs.lock import RunLock
 
 
 def disclosure(models: Mapping[str, Any]) -> str:
@@ -71,3 +76,18 @@ def build_manifest(directory: Path, events: Sequence[Event], part: Mapping[str, 
         "run_manifest": str(directory / "run_manifest.json"),
     }
     return {**common, **part, "paths": {**paths, **part.get("paths", {})}}
+
+
+def rebuild(directory: Path, manager: PluginManager) -> dict[str, Any]:
+    """Write a run's derived files and its manifest again, from the journal alone."""
+    events, _ = read(directory / "events.jsonl")
+    job = started(fold(events)).get("job")
+    if job is None:
+        raise StateError("the journal has no beginning", where=str(directory / "events.jsonl"))
+    lock = RunLock(directory)
+    try:
+        manifest = build_manifest(directory, events, manager.get("jobs", job)().derive(directory, events))
+        io.replace_json(directory / "run_manifest.json", manifest, sort_keys=True)
+    finally:
+        lock.release()
+    return manifest

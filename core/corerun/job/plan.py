@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -109,17 +109,12 @@ def make_plan(
     env = dict(os.environ if environ is None else environ)
     found = manager.find("jobs", name)
     job: Job = manager.get("jobs", name)()
-    model = config.settings_model(found.component.name, job.config_model)
-    flags = config.resolve_paths(flags, config.path_keys(model), cwd)
     old = None
     if resume is not None:
         root = flags.get(("out_root",))
-        old = directory.find_run(resume, Path(root.value) if root else cwd)
-    invocation = Invocation(cwd, config_file, tuple(argv), {k: e.value for k, e in flags.items()}, old, env)
-    layers = [flags, *_documents(job, model, invocation), *_ambient(model, env)]
-    settings = config.validate(model, config.merge(layers))
-    if not settings.out_root.is_absolute():
-        settings = settings.model_copy(update={"out_root": cwd / settings.out_root})
+        old = directory.find_run(resume, cwd / Path(root.value) if root else cwd)
+    invocation = Invocation(cwd, config_file, tuple(argv), _plain(flags), old, env)
+    settings, invocation, _ = _settings(job, found.component.name, flags, invocation)
     manager.block(settings.plugins.disable)
     manager.require(settings.plugins.required)
     prepared = job.prepare(settings, invocation)
@@ -143,6 +138,40 @@ def make_plan(
         _resumes(place, old),
         models,
     )
+
+
+def read_settings(
+    name: str,
+    manager: PluginManager,
+    *,
+    flags: config.Layer,
+    cwd: Path,
+    config_file: Path | None = None,
+) -> tuple[config.Settings, config.Layer]:
+    """Typed settings of a job, and the merged layer that says where each set value comes from."""
+    found = manager.find("jobs", name)
+    job: Job = manager.get("jobs", name)()
+    invocation = Invocation(cwd, config_file, (), _plain(flags), None, dict(os.environ))
+    settings, _, layer = _settings(job, found.component.name, flags, invocation)
+    return settings, layer
+
+
+def _plain(flags: config.Layer) -> dict[config.Key, Any]:
+    return {key: entry.value for key, entry in flags.items()}
+
+
+def _settings(
+    job: Job, name: str, flags: config.Layer, invocation: Invocation
+) -> tuple[config.Settings, Invocation, config.Layer]:
+    model = config.settings_model(name, job.config_model)
+    flags = config.resolve_paths(flags, config.path_keys(model), invocation.cwd)
+    invocation = replace(invocation, flags=_plain(flags))
+    layers = [flags, *_documents(job, model, invocation), *_ambient(model, invocation.environ)]
+    merged = config.merge(layers)
+    settings = config.validate(model, merged)
+    if not settings.out_root.is_absolute():
+        settings = settings.model_copy(update={"out_root": invocation.cwd / settings.out_root})
+    return settings, invocation, merged
 
 
 def _documents(job: Job, model: type[config.Settings], invocation: Invocation) -> list[config.Layer]:

@@ -18,6 +18,7 @@ from typing import Any
 from corerun import __version__, config
 from corerun.errors import CorerunError, Interrupted, StateError, Stopped, UsageError
 from corerun.execution import select
+from corerun.execution.processes import kill_stale
 from corerun.interfaces import Event, Policy
 from corerun.job.live import LiveRun
 from corerun.job.manifest import build_manifest
@@ -51,11 +52,15 @@ async def run_plan(
     manager: PluginManager,
     *,
     listeners: Sequence[Listener] = (),
+    restore: Callable[[Sequence[Event]], None] = lambda events: None,
     accept_weak: bool = False,
     salvage: bool = False,
 ) -> Finished:
     """Run a plan to its end. Errors of the run itself are in the manifest; only what prevents a
-    run from starting is raised."""
+    run from starting is raised.
+
+    ``listeners`` are called with each new event; ``restore`` once with those of earlier processes.
+    """
     sandbox, policy = _sandbox(plan, manager, accept_weak)
     _make_directory(plan)
     lock = RunLock(plan.directory)
@@ -66,6 +71,9 @@ async def run_plan(
             state = fold(log.events)
             if state.status == "success":
                 return Finished(_finish(plan, log, state), 0, plan.directory)
+            restore(log.events)
+            # What a killed process of this run left behind; the lock is ours, so nobody needs it.
+            await kill_stale(str(plan.directory / "nodes"))
             with _log_file(plan.directory):
                 return await _live(plan, manager, log, state, listeners, sandbox, policy)
         finally:

@@ -37,7 +37,7 @@ from corerun.llm.ledger import Ledger
 from corerun.llm.messages import call_key, has_images, printable, reask, request_bytes
 from corerun.llm.prices import load_prices, user_prices_file
 from corerun.llm.replay import reply_from_json, reply_to_json
-from corerun.llm.retry import Lane, with_retries
+from corerun.llm.retry import Lane, attempt, with_retries
 from corerun.llm.settings import LlmSettings, Recorder
 from corerun.llm.structured import Problems, json_schema, model_name
 from corerun.runs import events as records
@@ -319,7 +319,7 @@ class LanguageModels:
         context = CallContext(question.purpose, facts, question.node, deadline, question.strict)
         try:
             return await with_retries(
-                lambda: _complete(question.provider, request, context),
+                lambda: attempt(question.provider, request, context),
                 lane=self._lane(question.model),
                 ticket=ticket,
                 rng=random.Random(f"{self._seed}:{head['key']}"),
@@ -343,16 +343,3 @@ class LanguageModels:
                 message=f"no price is known for {model!r}, so budget.usd can't count its calls: "
                 "give it one in ~/.config/corerun/prices.yaml",
             )
-
-
-async def _complete(provider: Provider, request: ChatRequest, context: CallContext) -> ChatReply:
-    try:
-        return await provider.complete(request, context)
-    except CorerunError:
-        raise
-    except Exception as error:
-        summary = " ".join(f"{type(error).__name__}: {error}".split())
-        raise ModelError(
-            f"the provider {provider.info.name!r} broke: {summary}",
-            hint="this is a fault of the provider's plugin",
-        ) from error

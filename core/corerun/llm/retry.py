@@ -7,8 +7,8 @@ import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
-from corerun.errors import InfrastructureError, Transient
-from corerun.interfaces import ChatReply
+from corerun.errors import CorerunError, InfrastructureError, ModelError, Transient
+from corerun.interfaces import CallContext, ChatReply, ChatRequest, Provider
 
 BASE_S = 0.5
 CAP_S = 30.0
@@ -75,6 +75,20 @@ class Lane:
         if self._probe is ticket:
             self._probe = None
             self._opened.set()
+
+
+async def attempt(provider: Provider, request: ChatRequest, context: CallContext) -> ChatReply:
+    """One answer of ``provider``; what it may not raise becomes a `ModelError` that names it."""
+    try:
+        return await provider.complete(request, context)
+    except CorerunError:
+        raise
+    except Exception as error:
+        summary = " ".join(f"{type(error).__name__}: {error}".split())
+        raise ModelError(
+            f"the provider {provider.info.name!r} broke: {summary}",
+            hint="this is a fault of the provider's plugin",
+        ) from error
 
 
 async def with_retries(

@@ -198,6 +198,10 @@ class Facts:
         node = self.nodes.get(str(data.get("node", "")))
         if node is None:
             return
+        if data.get("status") == "void":
+            # There was nothing to expand, so there is nothing to show.
+            del self.nodes[node.id]
+            return
         if node.order is None:
             node.order = self._order
             self._order += 1

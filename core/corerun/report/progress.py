@@ -144,7 +144,7 @@ class Progress:
     def _stage_name(self, scope: str) -> str:
         shown = self._facts.scopes.get(primary(scope, self._facts.scopes), {})
         name = f"s{shown['number']}" if shown.get("number") is not None else scope
-        return f"{name}.seeds" if scope.endswith(".seeds") else name
+        return f"{name.removesuffix('.seeds')}.seeds" if scope.endswith(".seeds") else name
 
     def _counted(self) -> list[NodeFacts]:
         return [node for node in self._facts.nodes.values() if node.counted and not secondary(node.scope)]

@@ -41,7 +41,8 @@ async def search(
     """Search one scope of the run's journal, from wherever the journal left it, and return its tree.
 
     Ends when ``max_nodes`` counted nodes were asked, when ``domain.finished`` says so or when the
-    strategy has nothing to ask while nothing runs; what runs is always waited for. With
+    strategy has nothing to ask while nothing runs; what runs is always waited for. A run that is
+    stopping asks for nothing new and ends as `Interrupted`. With
     ``in_flight == 1`` or ``batch`` the result is a pure function of the seed and the outcomes, killed
     and resumed or not. ``tree`` is an empty tree to fill, for a caller that wants to hold it early.
 
@@ -57,6 +58,8 @@ async def search(
     try:
         await driver.resume()
         await driver.go_on()
+        if run.stopping:
+            raise Interrupted("interrupted", hint="go on with --resume")
     finally:
         await driver.cancel()
     return tree
@@ -132,7 +135,9 @@ class _Driver:
 
     async def go_on(self) -> None:
         while True:
-            if not (self.stop or self.answer_first or (self.batch and self.tree.running)):
+            if not (
+                self.stop or self.run.stopping or self.answer_first or (self.batch and self.tree.running)
+            ):
                 self._fill()
             if not self.tasks and self.question is None:
                 return
@@ -194,7 +199,7 @@ class _Driver:
         """What became of the node; raises only what ends the run."""
         try:
             outcome = await self.domain.expand(self.run, self.tree, node)
-            if outcome.status not in ("good", "failed", "infra"):
+            if outcome.status not in ("good", "failed", "void", "infra"):
                 raise ValueError(f"a domain can't answer with status {outcome.status!r}")
             return replace(outcome, score=_score(outcome))
         except InfrastructureError as error:

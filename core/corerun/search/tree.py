@@ -74,6 +74,11 @@ class SearchTree:
         del self.running[node_id]
         node.status, node.score, node.reason = outcome.status, outcome.score, outcome.reason
         node.open, node.data, node.done_at = outcome.open, outcome.data, seq
+        if node.status == "void":
+            # It turned out that there was nothing to expand: no candidate, and no place in the limit.
+            self.asked -= node.counted
+            node.counted = node.open = False
+            return node
         self.done += node.counted
         if node.status == "good":
             self.good[node_id] = node

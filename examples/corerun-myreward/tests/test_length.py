@@ -1,7 +1,8 @@
 from __future__ import annotations
 
-from corerun.interfaces import Reward, Rollout
 from corerun_myreward.length import Length
+
+from corerun.interfaces import Reward, Rollout
 
 
 def test_short_answers_score_higher() -> None:

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 from corerun.llm.models import environment_key
-
 from corerun_openai_router.redaction import redact
 
 OPENAI_BASE_URL = "https://api.openai.com/v1"

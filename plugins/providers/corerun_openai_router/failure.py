@@ -20,7 +20,6 @@ from corerun.errors import (
     Unsupported,
 )
 from corerun.interfaces import ChatRequest, Json
-
 from corerun_openai_router.endpoint import Endpoint
 from corerun_openai_router.redaction import redact
 from corerun_openai_router.retry_after import wished_wait

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 from corerun.errors import Unsupported
 from corerun.interfaces import ChatRequest, Json, Message, Part, ToolCall
-
 from corerun_openai_router.text import clean
 
 IMAGE_OMITTED = "[image omitted]"

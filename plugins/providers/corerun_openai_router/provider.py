@@ -15,7 +15,6 @@ from dataclasses import replace
 from corerun.errors import ModelError, ModelNotFound, Transient, Unsupported, UsageError
 from corerun.interfaces import CallContext, ChatReply, ChatRequest, ProviderInfo
 from corerun.llm.models import true_value
-
 from corerun_openai_router.endpoint import endpoint_of
 from corerun_openai_router.failure import classify
 from corerun_openai_router.history import has_images

@@ -8,7 +8,6 @@ from collections.abc import Mapping
 
 from corerun.errors import ContentRefused, RequestRefused, Transient
 from corerun.interfaces import ChatReply, ChatRequest, Json, Part, ToolCall, Usage
-
 from corerun_openai_router.endpoint import Endpoint
 from corerun_openai_router.failure import classify
 from corerun_openai_router.request import schema_tool_name

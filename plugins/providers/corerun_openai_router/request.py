@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 from corerun.errors import RequestRefused, Unsupported
 from corerun.interfaces import ChatRequest, Json
-
 from corerun_openai_router.history import write_messages
 from corerun_openai_router.text import clean
 

@@ -11,7 +11,6 @@ from weakref import WeakKeyDictionary
 
 from corerun.errors import Transient
 from corerun.interfaces import Json
-
 from corerun_openai_router.endpoint import Endpoint
 
 if TYPE_CHECKING:

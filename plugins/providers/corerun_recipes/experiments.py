@@ -77,14 +77,9 @@ def ablate_idea(asked: Question) -> str:
     root = own_point(asked.facts["root"]["head"])
     taken = _taken(asked)
     left = [setting for setting in ablations(root) if root.moved(setting).key not in taken]
-    # A running ablation without a program yet took the first ones of what is left.
-    running = [
-        item for item in asked.facts["running"] if item["op"] == "ablate" and item["node"] != asked.node
-    ]
-    unwritten = sum(1 for item in running if not item["head"])
-    if len(left) <= unwritten:
+    if not left:
         return _idea("", "every component of the best program was left out once", {})
-    setting = left[unwritten]
+    setting = left[0]
     knob, value = next(iter(setting.items()))
     text = f"Set {knob} back from {root.config[knob]} to {value}, to see what it gives to the best program."
     return _idea(f"{knob} {value} instead of {root.config[knob]}", text, setting)
@@ -137,7 +132,13 @@ def _move(asked: Question, start: Point, score: Json, group: str) -> Move | None
 
 
 def _taken(asked: Question) -> set[tuple[Value, ...]]:
-    return configurations([*asked.facts["tried"], *asked.facts["running"]])
+    """Configurations that were tried or are running; a running idea is known by its setting at first."""
+    taken = configurations([*asked.facts["tried"], *asked.facts["running"]])
+    for item in asked.facts["running"]:
+        if item.get("setting"):
+            root = own_point(asked.facts["root"]["head"])
+            taken.add(root.moved(checked_setting(asked.idea, item["setting"])).key)
+    return taken
 
 
 def _reasons(move: Move) -> str:

@@ -10,7 +10,10 @@ from corerun.interfaces import Component
 
 @hookimpl
 def corerun_jobs() -> Iterable[Component]:
-    return (Component("bfts", "corerun_bfts.job:ExperimentSearch", "experiment search in four stages"),)
+    return (
+        Component("bfts", "corerun_bfts.job:ExperimentSearch", "experiment search in four stages"),
+        Component("plots", "corerun_bfts.plots_job:PlotAggregation", "a finished run's figures, drawn again"),
+    )
 
 
 @hookimpl

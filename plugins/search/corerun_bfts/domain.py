@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from corerun.errors import BadAnswer, ModelError
+from corerun.errors import ModelError
 from corerun.execution.collect import remove_tree
 from corerun.interfaces import Node, Outcome, Run, Tree
 from corerun.runs import events as kinds
@@ -57,6 +57,7 @@ class StageDomain:
         self.complete = False
         """The stage's goals are reached (or there is nothing left to try)."""
         self.substage_done = False
+        self._exhausted = False
         self._recall_programs(laboratory.run)
 
     def _recall_programs(self, run: Run) -> None:
@@ -113,9 +114,8 @@ class StageDomain:
             assert parent is not None
             idea = await self._next_idea(run, tree, node, parent)
             if idea["exhausted"]:
-                self.complete = True
-                data = {"op": op, "exhausted": True}
-                return Outcome("failed", reason="exhausted: nothing left to try", open=False, data=data)
+                self.complete = self._exhausted = True
+                return Outcome("void", reason="nothing is left to try", data={"op": op})
             if not idea["name"]:
                 record.op, record.extra["widens"] = "widen", True
             record.name, record.description = idea["name"], idea["description"]
@@ -158,7 +158,7 @@ class StageDomain:
     # ------------------------------------------------------------------------------ history
 
     def _history(self, tree: Tree, node: Node) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-        done = [other for other in finished_before(tree, node.asked_at) if "exhausted" not in other.data]
+        done = [other for other in finished_before(tree, node.asked_at) if other.status != "void"]
         tried = remembered(done, self._lab.settings.agent.memory_max_chars)
         running = []
         for other in running_at(tree, node.asked_at):
@@ -193,7 +193,7 @@ class StageDomain:
         if self._widens(tree, node):
             self._idea_of(node.id, default=WIDENING)
             return WIDENING
-        if self.complete:
+        if self._exhausted:
             return {**WIDENING, "exhausted": True}
         tried, running = self._history(tree, node)
         question = self._prompts.next_idea(
@@ -291,7 +291,10 @@ class StageDomain:
     def _lead(self, tree: Tree, candidates: list[Node]) -> None:
         best = max([*candidates, *([self._leader] if self._leader else [])], key=self.rank, default=None)
         if best is not None and (self._leader is None or best.id != self._leader.id):
-            self._leader, self._leads_since = best, tree.done
+            since = best.done_at or 0
+            earlier = [node for node in tree.nodes.values() if node.counted and node.done_at is not None]
+            self._leader = best
+            self._leads_since = sum(1 for node in earlier if (node.done_at or 0) <= since)
 
     def _drafts_settled(self, tree: Tree) -> bool:
         if len(tree.roots) < self._search.num_drafts or not tree.good:
@@ -304,6 +307,11 @@ class StageDomain:
 
     async def _judge(self, run: Run, tree: Tree, best: Node, kind: str) -> bool:
         self._judged.add(best.id)
+        # A resumed run may come here with more nodes in the question: the first judgement stands.
+        key = f"judged:{best.id}:{kind}"
+        known = run.noted(key)
+        if known is not None:
+            return bool(known)
         tried = remembered(
             [node for node in tree.nodes.values() if node.done_at], self._lab.settings.agent.memory_max_chars
         )
@@ -317,9 +325,13 @@ class StageDomain:
         )
         try:
             answer = await ask(run, question, f"{best.id}.{kind}")
-        except BadAnswer as error:
+        except ModelError as error:
+            if error.fatal:
+                raise
             run.warn(f"{self._stage.scope}: no usable judgement of the stage: {error.message}")
+            run.note(key, False)
             return False
+        run.note(key, answer.value.is_complete)
         return bool(answer.value.is_complete)
 
 

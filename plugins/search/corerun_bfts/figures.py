@@ -56,7 +56,7 @@ async def aggregate_figures(
         if error.fatal:
             raise
         run.warn(f"plot aggregation stopped: {error.message}")
-        count = len(_images(place / "figures"))
+        count = len(figure_files(place))
     finally:
         _restore(place, aside)
     if not settings.keep_experiment_results and folder is None:
@@ -245,7 +245,7 @@ def _move_aside(place: Path) -> Path:
 
 def _restore(place: Path, aside: Path) -> None:
     """Bring old figures back if there are no new ones; remove what was put aside."""
-    if not _images(place / "figures"):
+    if not figure_files(place):
         for name in (SCRIPT, "figures"):
             if (aside / name).exists():
                 if (place / name).is_dir():
@@ -254,8 +254,9 @@ def _restore(place: Path, aside: Path) -> None:
     shutil.rmtree(aside, ignore_errors=True)
 
 
-def _images(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.glob("*") if path.suffix.lower() in IMAGES)
+def figure_files(place: Path) -> list[Path]:
+    """The figures of a run directory, by name."""
+    return sorted(path for path in (place / "figures").glob("*") if path.suffix.lower() in IMAGES)
 
 
 def _idea_text(place: Path) -> dict[str, Any]:

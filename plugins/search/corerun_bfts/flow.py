@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from corerun.config import Settings
-from corerun.errors import BadAnswer, Interrupted, RunFailed
+from corerun.errors import ModelError, RunFailed
 from corerun.interfaces import Node, Run
 from corerun.runs import events as kinds
 from corerun.search.driver import search
@@ -70,7 +70,9 @@ class Walk:
             try:
                 answer = (await ask(self.run, question, "metric")).value
                 metric = PrimaryMetric(answer.name, answer.maximize, answer.description)
-            except BadAnswer as error:
+            except ModelError as error:
+                if error.fatal:
+                    raise
                 self.run.warn(f"the model named no metric, {FALLBACK.name} is used: {error.message}")
                 metric = FALLBACK
         self.run.note("metric", metric.to_json())
@@ -155,13 +157,11 @@ class Walk:
             infra_retries=self.settings.infra_retries,
             tree=tree,
         )
-        if self.run.stopping:
-            raise Interrupted("interrupted", hint="go on with --resume")
         if self.own.agent.select_by == "llm" and len(tree.good) > 1:
             await self._select(stage, tree)
         best = domain.best(tree)
         after = await self._next_goals(stage, tree, best) if domain.substage_done and best else None
-        counted = [node for node in tree.nodes.values() if node.counted]
+        counted = [node for node in tree.nodes.values() if node.counted and node.done_at is not None]
         self.run.emit(
             kinds.STAGE_DONE,
             scope=stage.scope,
@@ -184,7 +184,9 @@ class Walk:
         question = judgements.select_best(self._prompts(stage).context, candidates)
         try:
             answer = await ask(self.run, question, f"{stage.scope}.best")
-        except BadAnswer as error:
+        except ModelError as error:
+            if error.fatal:
+                raise
             self.run.warn(f"{stage.scope}: the best node is chosen by its metric: {error.message}")
             return
         if answer.value.selected_id in tree.good:
@@ -195,7 +197,9 @@ class Walk:
         question = judgements.substage_goals(self._prompts(stage).context, stage.goals, facts, [])
         try:
             answer = (await ask(self.run, question, f"{stage.scope}.goals")).value
-        except BadAnswer as error:
+        except ModelError as error:
+            if error.fatal:
+                raise
             self.run.warn(f"{stage.scope}: no goals for a next sub-stage: {error.message}")
             return None
         after = {"name": answer.sub_stage_name, "goals": answer.goals}

@@ -127,7 +127,7 @@ def overall_plan(known: Known, parent_plan: str, plan: str) -> Question:
 
 
 def draft_summary(
-    known: Known, plans: Sequence[str], rows: Sequence[Facts], figures: Sequence[Facts]
+    known: Known, plans: Sequence[str], rows: Sequence[Facts], figures: Sequence[str]
 ) -> Question:
     """The summary of the first stage."""
     task = "Summarise the first stage: what was tried, what it means, and the numbers that matter."

@@ -85,7 +85,7 @@ def write_stage(directory: Path, record: RunRecord, scope: str) -> None:
     stage = next(stage for stage in record.stages if stage.scope == scope)
     ledger = Ledger.fold(record.events)
     folder = directory / LOGS / f"stage_{scope}"
-    nodes = [node for node in stage.tree.nodes.values() if node.done_at is not None]
+    nodes = [node for node in stage.tree.nodes.values() if node.done_at is not None and node.status != "void"]
     nodes += record.seeds(scope)
     rows = [node_json(node, ledger) for node in nodes]
     parents = {node.id: node.parent for node in nodes if node.parent}
@@ -138,7 +138,7 @@ def _aggregation_json(made: Mapping[str, Any]) -> dict[str, Any]:
 
 def tree_data(stage: StageRecord) -> dict[str, Any]:
     """A stage's tree as plain lists, one entry per node, in ask order."""
-    nodes = [node for node in stage.tree.nodes.values() if node.done_at is not None]
+    nodes = [node for node in stage.tree.nodes.values() if node.done_at is not None and node.status != "void"]
     place = {node.id: index for index, node in enumerate(nodes)}
     return {
         "scope": stage.scope,

@@ -35,11 +35,7 @@ class StageRecord:
     @property
     def nodes(self) -> list[Node]:
         """The counted nodes that are done: no carried root, nothing that was only asked."""
-        return [
-            node
-            for node in self.tree.nodes.values()
-            if node.counted and node.done_at is not None and not node.data.get("exhausted")
-        ]
+        return [node for node in self.tree.nodes.values() if node.counted and node.done_at is not None]
 
     @property
     def good(self) -> list[Node]:

@@ -111,17 +111,12 @@ async def _draft(run: Run, record: RunRecord, plans: Plans, stage: StageRecord) 
         return {}
     texts = await asyncio.gather(*(plans.of(node) for node in found))
     rows = [
-        {
-            "node": node.id,
-            "score": node.score,
-            "metric": node.data["metric"]["name"],
-            "sets": node.data["metric"]["sets"],
-        }
+        {"node": node.id, "set": name, "metric": metric["name"], "final": value, "best": value}
         for node in found
+        for metric in (node.data["metric"],)
+        for name, value in metric["sets"].items()
     ]
-    figures = [
-        {"path": _cut(path), "node": node.id} for node in found for path in node.data.get("plots", [])[:2]
-    ]
+    figures = [_cut(path) for node in found for path in node.data.get("plots", [])[:2]]
     question = judgements.draft_summary(record.context(1), texts, rows, figures)
     try:
         return dict((await ask(run, question, f"{stage.scope}.summary")).value.model_dump())

@@ -1,0 +1,135 @@
+"""``corerun runs``: what ran, how it went, and whether its journal holds together."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from corerun.cli.app import State, output_format
+
+root_option = click.option(
+    "--out_root", "--out-root", type=click.Path(path_type=Path), default=Path(), help="Where runs lie."
+)
+
+
+@click.group()
+def group() -> None:
+    """List, show, rebuild and audit runs."""
+
+
+@group.command("list")
+@root_option
+@output_format
+def list_runs(out_root: Path, as_json: bool) -> None:
+    """List the runs below a folder, oldest first."""
+    from corerun.runs.directory import list_runs as find
+
+    rows = [_row(path) for path in find(out_root)]
+    if as_json:
+        click.echo(json.dumps(rows, indent=2))
+        return
+    if not rows:
+        click.echo(f"no runs below {out_root.resolve()}", err=True)
+        return
+    _table([(row["run"], row["job"], row["status"], f"{row['nodes']} nodes", row["best"]) for row in rows])
+
+
+def _row(path: Path) -> dict[str, Any]:
+    from corerun.errors import StateError
+    from corerun.runs.fold import fold, started
+    from corerun.runs.journal import read
+
+    try:
+        events, _ = read(path / "events.jsonl")
+    except StateError as error:
+        return {
+            "run": path.name,
+            "path": str(path),
+            "job": "?",
+            "status": f"corrupt: {error.message}",
+            "nodes": 0,
+            "best": None,
+        }
+    state = fold(events)
+    best = (state.ended.data.get("best") or {}) if state.ended else {}
+    return {
+        "run": path.name,
+        "path": str(path),
+        "job": started(state).get("job", "?"),
+        "status": state.status,
+        "nodes": sum(event.data["status"] in ("good", "failed") for event in state.done.values()),
+        "best": best.get("score"),
+    }
+
+
+@group.command("show")
+@click.argument("run", default="")
+@root_option
+@output_format
+def show(run: str, out_root: Path, as_json: bool) -> None:
+    """Show one run (default: the newest): status, stages, nodes, cost, warnings."""
+    from corerun.report.data import report_data
+    from corerun.runs.directory import find_run
+    from corerun.runs.journal import read
+
+    path = find_run(run, out_root)
+    events, _ = read(path / "events.jsonl")
+    data = report_data(events, run_dir=path, max_mb=0.0)
+    nodes = [{key: value for key, value in node.items() if key != "detail"} for node in data["nodes"]]
+    if as_json:
+        click.echo(json.dumps({**data, "nodes": nodes, "path": str(path)}, indent=2, default=str))
+        return
+    from corerun.report.progress import Progress
+
+    progress = Progress(sys.stdout, "plain")
+    for event in events:
+        progress.on_event(event)
+    progress.close()
+    click.echo(f"run directory: {path}")
+
+
+@group.command("rebuild")
+@click.argument("run", default="")
+@root_option
+@click.pass_obj
+def rebuild(state: State, run: str, out_root: Path) -> None:
+    """Write every file again that follows from a run's journal; prints the manifest."""
+    from corerun.job.manifest import rebuild as rebuild_files
+    from corerun.runs.directory import find_run
+
+    manifest = rebuild_files(find_run(run, out_root), state.manager)
+    click.echo(json.dumps(manifest, indent=2, sort_keys=True))
+
+
+@group.command("audit")
+@click.argument("run", default="")
+@root_option
+@output_format
+def audit(run: str, out_root: Path, as_json: bool) -> int:
+    """Check the chain of executed programs, and list those that ran without full isolation."""
+    from corerun.runs.audit import audit as check
+    from corerun.runs.directory import find_run
+    from corerun.runs.journal import read
+
+    path = find_run(run, out_root)
+    events, _ = read(path / "events.jsonl")
+    found = check(events)
+    if as_json:
+        click.echo(json.dumps({"run": path.name, **found}, indent=2))
+    else:
+        click.echo(f"{found['executions']} programs ran, {found['weak']} of them without full isolation")
+        for line in found["findings"]:
+            click.echo(line)
+    return 1 if found["findings"] else 0
+
+
+def _table(rows: list[tuple[Any, ...]]) -> None:
+    shown = [("RUN", "JOB", "STATUS", "NODES", "BEST"), *rows]
+    texts = [["-" if cell is None else str(cell) for cell in row] for row in shown]
+    widths = [max(len(row[column]) for row in texts) for column in range(len(texts[0]))]
+    for row in texts:
+        click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())

@@ -1,0 +1,32 @@
+"""Checks the audit chain of a journal: every program that ran names the record before it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from corerun.interfaces import Event
+from corerun.runs import events as kinds
+from corerun.runs.journal import digest
+
+
+def audit(events: Sequence[Event]) -> dict[str, Any]:
+    """``{executions, weak, findings}``; a finding is a link of the chain that doesn't fit.
+
+    It shows edits and cuts. It can't hold against somebody who rewrites the whole journal.
+    """
+    findings: list[str] = []
+    executions = weak = 0
+    before = ""
+    for event in events:
+        if event.type not in (kinds.EXECUTION_DONE, kinds.REFUSED):
+            continue
+        if event.data.get("prev", "") != before:
+            findings.append(
+                f"record {event.seq}: the record of a program before it was changed or is missing"
+            )
+        before = digest(event)
+        if event.type == kinds.EXECUTION_DONE:
+            executions += 1
+            weak += bool(event.data["result"].get("sandbox", {}).get("missing"))
+    return {"executions": executions, "weak": weak, "findings": findings}
