@@ -182,7 +182,7 @@ class Section(BaseModel):
 
 
 class BudgetSettings(Section):
-    """Where a run stops in order: USD, tokens, seconds of wall time. None: no limit."""
+    """Where a run stops in order: USD and tokens of the whole run, seconds of one process. None: no limit."""
 
     usd: float | None = Field(None, ge=0)
     tokens: int | None = Field(None, ge=0)

@@ -13,7 +13,7 @@ node_done          scope, node, seq, attempt, status, score, reason, open, data
 call_asked         key, node, role, purpose, model, prompt (sha256 of a blob)
 call_answered      key, node, role, purpose, provider, model_requested, model_answered, text,
                    tool_calls, reasoning, finish, usage, cost_usd, price_source, latency_s,
-                   attempts, requests, degradations
+                   attempts, requests, degradations, booked (name in the token files)
 call_failed        key, node, role, purpose, model, kind, message
 execution_done     key, node, attempt, label, result, code_sha256, env, limits, network, queue_s, prev
 refused            what, reason, node, prev
