@@ -133,7 +133,7 @@ class Walk:
             self.run.emit(
                 kinds.STAGE_STARTED,
                 scope=stage.scope,
-                title=f"Stage {stage.number}: {stage.main.replace('_', ' ')}",
+                title=stage.main.replace("_", " "),
                 number=stage.number,
                 goals=stage.goals,
                 max_nodes=limit,
