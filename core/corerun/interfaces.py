@@ -531,10 +531,12 @@ class Prepared:
     ``directory`` is the absolute run directory (None: the default place). ``identity`` must be
     equal when the run is resumed; ``inputs`` goes into the manifest. ``roles`` name models; the
     programs that ``code_role`` writes decide which isolation is required. ``notices`` are told to
-    the person, ``warnings`` are kept in the run as well.
+    the person, ``warnings`` are kept in the run as well. ``fresh``: the name of the directory was
+    made up, so if another run has it already, this one gets a number at its end.
     """
 
     directory: Path | None = None
+    fresh: bool = False
     roles: Mapping[str, Role] = field(default_factory=dict)
     code_role: str = "code"
     inputs: Mapping[str, Json] = field(default_factory=dict)

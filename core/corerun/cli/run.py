@@ -74,7 +74,9 @@ def _job_options(ctx: click.Context) -> list[click.Parameter]:
     for name, field in model.model_fields.items():
         if not _is_scalar(field.annotation):
             continue
-        text = (field.description or name.replace("_", " ")) + f"  [default: {field.default}]"
+        text = field.description or name.replace("_", " ")
+        if field.default is not None:
+            text += f"  [default: {field.default}]"
         if _is_bool(field.annotation):
             spelled = "/".join([f"--{name}", f"--no-{name.replace('_', '-')}"])
             dashed = [f"--{name.replace('_', '-')}/--no-{name}"] if "_" in name else []

@@ -38,7 +38,7 @@ def _timestamp(seconds: float) -> str:
 
 
 def build_manifest(directory: Path, events: Sequence[Event], part: Mapping[str, Any]) -> dict[str, Any]:
-    """The whole manifest; ``part`` is the job's own and wins, its ``paths`` are added to ours."""
+    """The whole manifest; ``part`` is the job's own and wins, its paths and warnings are added."""
     state = fold(events)
     begun = started(state)
     ledger = Ledger.fold(events)
@@ -68,14 +68,14 @@ def build_manifest(directory: Path, events: Sequence[Event], part: Mapping[str, 
         "possibly_double_paid": state.double_paid,
         "resumed_from": state.resumed[-1].seq if state.resumed else None,
         "disclosure": disclosure(models),
-        "warnings": list(state.warnings),
     }
     paths = {
         "run_dir": str(directory),
         "events": str(directory / "events.jsonl"),
         "run_manifest": str(directory / "run_manifest.json"),
     }
-    return {**common, **part, "paths": {**paths, **part.get("paths", {})}}
+    warnings = dict.fromkeys([*state.warnings, *part.get("warnings", [])])
+    return {**common, **part, "paths": {**paths, **part.get("paths", {})}, "warnings": list(warnings)}
 
 
 def rebuild(directory: Path, manager: PluginManager) -> dict[str, Any]:

@@ -122,8 +122,10 @@ def make_plan(
     default, why = _default_model(settings, env)
     roles = {key: resolve_role(role, settings.models, default) for key, role in prepared.roles.items()}
     models = models or ModelDirectory(manager, env)
-    for role in roles.values():
-        models.check(role.model or default)
+    infos = {model: models.check(model) for model in {role.model or default for role in roles.values()}}
+    rules = sorted(model for model, info in infos.items() if info.kind == "rules")
+    if rules and not why:
+        why = f"answers come from {', '.join(rules)}: built-in rules, not a language model"
     return Plan(
         found.component.name,
         found.plugin.name,
@@ -135,7 +137,7 @@ def make_plan(
         default,
         why,
         place,
-        _resumes(place, old),
+        not prepared.fresh and _resumes(place, old),
         models,
     )
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
 import platform
 import signal
 import sys
@@ -16,7 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from corerun import __version__, config
-from corerun.errors import CorerunError, Interrupted, StateError, Stopped, UsageError
+from corerun.errors import (
+    CorerunError,
+    EnvironmentRefused,
+    Interrupted,
+    StateError,
+    Stopped,
+    UsageError,
+)
 from corerun.execution import select
 from corerun.execution.processes import kill_stale
 from corerun.interfaces import Event, Policy
@@ -56,13 +62,18 @@ async def run_plan(
     accept_weak: bool = False,
     salvage: bool = False,
 ) -> Finished:
-    """Run a plan to its end. Errors of the run itself are in the manifest; only what prevents a
-    run from starting is raised.
+    """Run a plan to its end. Errors of the run itself, and a place that can't be made, are in the
+    manifest; what else prevents a run from starting is raised.
 
     ``listeners`` are called with each new event; ``restore`` once with those of earlier processes.
     """
     sandbox, policy = _sandbox(plan, manager, accept_weak)
-    _make_directory(plan)
+    try:
+        if plan.prepared.fresh and not plan.resume:
+            plan.directory = directory.claim(plan.directory)
+        directory.make_directory(plan.directory)
+    except EnvironmentRefused as error:
+        return _no_directory(plan, error)
     lock = RunLock(plan.directory)
     try:
         io.remove_temporary_files(plan.directory)
@@ -103,7 +114,7 @@ async def _live(
         executor=executor,
         sandbox=sandbox,
         policy=policy,
-        gpus=visible_gpus(os.environ),
+        gpus=visible_gpus(plan.invocation.environ),
     )
     _open(plan, run, log, state, sandbox)
     budget = Budget(**plan.settings.budget.model_dump())
@@ -251,20 +262,19 @@ def _sandbox(plan: Plan, manager: PluginManager, accept_weak: bool) -> tuple[dic
     return chosen, Policy(require=require, pass_env=tuple(wanted.pass_env))
 
 
-def _make_directory(plan: Plan) -> None:
-    try:
-        directory.make_directory(plan.directory)
-    except CorerunError as error:
-        manifest = {
-            "status": "failed",
-            "inputs": dict(plan.prepared.inputs),
-            "paths": {"run_dir": str(plan.directory)},
-            "warnings": [str(error)],
-            "error": {"type": type(error).__name__, "message": str(error), "traceback": ""},
-        }
-        with contextlib.suppress(StateError, Stopped):
-            io.replace_json(plan.settings.out_root / "run_manifest.json", manifest, sort_keys=True)
-        raise
+def _no_directory(plan: Plan, error: EnvironmentRefused) -> Finished:
+    """The manifest of a run that has no place; it is left in ``out_root`` if that can be written."""
+    manifest = {
+        "status": "failed",
+        "exit_code": error.exit_code,
+        "inputs": dict(plan.prepared.inputs),
+        "paths": {"run_dir": None},
+        "warnings": [str(error)],
+        "error": _describe(error),
+    }
+    with contextlib.suppress(StateError, Stopped):
+        io.replace_json(plan.settings.out_root / "run_manifest.json", manifest, sort_keys=True)
+    return Finished(manifest, error.exit_code, plan.directory)
 
 
 @contextlib.contextmanager

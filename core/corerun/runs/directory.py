@@ -33,10 +33,29 @@ def make_directory(path: Path) -> None:
         (path / "blobs").mkdir(exist_ok=True)
         (path / "nodes").mkdir(exist_ok=True)
     except OSError as error:
-        raise EnvironmentRefused(
-            f"can't make the run directory {path}: {error.strerror or error}",
-            hint="choose another --out_root",
-        ) from error
+        raise _cannot_make(path, error) from error
+
+
+def claim(path: Path) -> Path:
+    """Make a directory that is nobody else's: ``path``, or ``path`` with -2, -3, ... at its end."""
+    place, number = path, 1
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        while True:
+            try:
+                place.mkdir()
+                return place
+            except FileExistsError:
+                number += 1
+                place = path.with_name(f"{path.name}-{number}")
+    except OSError as error:
+        raise _cannot_make(path, error) from error
+
+
+def _cannot_make(path: Path, error: OSError) -> EnvironmentRefused:
+    return EnvironmentRefused(
+        f"can't make the run directory {path}: {error.strerror or error}", hint="choose another --out_root"
+    )
 
 
 def list_runs(out_root: Path) -> list[Path]:

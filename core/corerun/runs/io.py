@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import math
 import os
 import shutil
 from collections.abc import Iterator
@@ -15,13 +16,17 @@ from typing import Any
 from corerun.errors import StateError, Stopped
 
 
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+"""Errors that free space cures."""
+
+
 @contextmanager
 def reported(path: Path) -> Iterator[None]:
     """Turn an ``OSError`` into the error that names the file and says whether to go on later."""
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno in FULL:
             raise Stopped(
                 f"no space left to write {path}", hint="free some space, then resume with --resume"
             ) from error
@@ -46,14 +51,37 @@ def replace(path: Path, content: str | bytes, *, sync: bool = True) -> None:
             append(descriptor, body)
             if sync:
                 os.fsync(descriptor)
+            os.replace(temporary, path)
+        except OSError:
+            temporary.unlink(missing_ok=True)  # a full disk needs the space
+            raise
         finally:
             os.close(descriptor)
-        os.replace(temporary, path)
+
+
+def json_text(value: Any, **options: Any) -> str:
+    """``value`` as JSON that every reader takes: NaN and infinity, which JSON lacks, become null."""
+    try:
+        return json.dumps(value, allow_nan=False, **options)
+    except ValueError:
+        return json.dumps(_finite(value), allow_nan=False, **options)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return value
 
 
 def replace_json(path: Path, value: Any, *, indent: int | None = 2, sort_keys: bool = False) -> None:
-    """`replace` with a JSON document."""
-    replace(path, json.dumps(value, indent=indent, sort_keys=sort_keys, ensure_ascii=False) + "\n")
+    """`replace` with a JSON document in UTF-8."""
+    text = json_text(value, indent=indent, sort_keys=sort_keys, ensure_ascii=False)
+    # A lone surrogate has no UTF-8 form; its escape is also how JSON writes it.
+    replace(path, (text + "\n").encode("utf-8", "backslashreplace"))
 
 
 def store_blob(directory: Path, body: bytes) -> str:

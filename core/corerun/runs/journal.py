@@ -42,7 +42,10 @@ def decode(line: bytes) -> Event:
     if b"%08x" % zlib.crc32(head + b"}") != tail[:8]:
         raise ValueError("checksum doesn't match")
     record = json.loads(head + b"}")
-    return Event(record["seq"], record["t"], record["type"], record["data"])
+    try:
+        return Event(record["seq"], record["t"], record["type"], record["data"])
+    except (KeyError, TypeError) as error:
+        raise ValueError("not a record") from error
 
 
 def digest(event: Event) -> str:
@@ -56,17 +59,23 @@ def _restore(event: Event, blobs: Path) -> Event:
     if name is None:
         return event
     try:
-        data = json.loads((blobs / str(name)).read_bytes())
-    except (OSError, ValueError) as error:
-        raise StateError(f"record {event.seq} needs blobs/{name}, which can't be read: {error}") from error
-    return Event(event.seq, event.t, event.type, data)
+        body = (blobs / str(name)).read_bytes()
+    except OSError as error:
+        raise _Damaged(f"blobs/{name}, which it needs, can't be read: {error.strerror}") from error
+    if hashlib.sha256(body).hexdigest() != name:
+        raise _Damaged(f"blobs/{name}, which it needs, was changed")
+    return Event(event.seq, event.t, event.type, json.loads(body))
+
+
+class _Damaged(ValueError):
+    """A whole line that doesn't belong where it stands: never a torn tail."""
 
 
 def read(path: Path, *, salvage: bool = False) -> tuple[list[Event], int]:
     """All records of a journal, and the number of good bytes.
 
-    A bad last line is a torn tail and is left out; a bad line in the middle is corruption
-    (`StateError`), unless ``salvage`` asks to go on without it.
+    A bad last line is a torn tail and is left out; a bad line in the middle, a record out of order
+    and a lost blob are corruption (`StateError`), unless ``salvage`` asks to go on without it.
     """
     try:
         body = path.read_bytes()
@@ -75,15 +84,22 @@ def read(path: Path, *, salvage: bool = False) -> tuple[list[Event], int]:
     except OSError as error:
         raise StateError(f"can't read {path}: {error.strerror}") from error
     found: list[Event] = []
-    good = 0
-    lines = body.splitlines(keepends=True)
+    good = last = 0
+    # Not splitlines: a changed byte may be a carriage return.
+    lines = [line + b"\n" for line in body.split(b"\n")]
+    lines[-1] = lines[-1][:-1]
+    if not lines[-1]:
+        lines.pop()
     for number, line in enumerate(lines, 1):
         try:
             event = decode(line)
-            if not salvage and event.seq != len(found) + 1:
-                raise ValueError(f"record {event.seq} where {len(found) + 1} belongs")
+            # With ``salvage`` a gap is what a bad line leaves, but a number that was there is a copy.
+            if event.seq <= last if salvage else event.seq != last + 1:
+                raise _Damaged(f"record {event.seq} where {last + 1} belongs")
+            found.append(_restore(event, path.parent / "blobs"))
+            last = event.seq
         except ValueError as error:
-            if number == len(lines):
+            if number == len(lines) and not isinstance(error, _Damaged):
                 return found, good
             if not salvage:
                 raise StateError(
@@ -91,8 +107,6 @@ def read(path: Path, *, salvage: bool = False) -> tuple[list[Event], int]:
                     where=f"{path}:{number}",
                     hint="--salvage goes on without the bad lines",
                 ) from error
-        else:
-            found.append(_restore(event, path.parent / "blobs"))
         good += len(line)
     return found, good
 
@@ -109,7 +123,14 @@ class Journal:
         self.blobs = directory / "blobs"
         self._power = durability == "power"
         self.listeners: list[Callable[[Event], None]] = []
-        self.events, good = read(self.path, salvage=salvage)
+        damaged = False
+        try:
+            self.events, good = read(self.path)
+        except StateError:
+            if not salvage:
+                raise
+            damaged = True
+            self.events, good = read(self.path, salvage=True)
         self._scopes: dict[str, list[Event]] = {}
         for event in self.events:
             self._index(event)
@@ -118,10 +139,11 @@ class Journal:
             self._descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         self._ballast = directory / ".ballast"
         self._closed = False
+        self._lost: OSError | None = None
         self._dirty = threading.Event()
         self._syncer = threading.Thread(target=self._sync, name="corerun-journal", daemon=True)
         self._syncer.start()
-        if salvage and len(self.events) and self.events[-1].seq != len(self.events):
+        if damaged:
             self._rewrite()
         elif good < os.fstat(self._descriptor).st_size:
             self._repair(good)
@@ -131,10 +153,13 @@ class Journal:
         renumbered = [Event(n, e.t, e.type, e.data) for n, e in enumerate(self.events, 1)]
         kept = f"events.salvaged-{int(time.time())}"
         io.copy_file(self.path, self.path.with_name(kept))
-        io.replace(self.path, b"".join(encode(event) for event in renumbered))
+        io.replace(self.path, b"".join(self._line(event) for event in renumbered))
         os.close(self._descriptor)
         self._descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND)
         self.events[:] = renumbered
+        self._scopes.clear()
+        for event in renumbered:
+            self._index(event)
         self.emit(kinds.REPAIRED, {"line": len(renumbered), "kept": kept})
 
     def _repair(self, good: int) -> None:
@@ -159,37 +184,52 @@ class Journal:
             self._scopes.setdefault(scope, []).append(event)
 
     def emit(self, type: str, data: Mapping[str, Any]) -> Event:
-        """Write one record; when this returns, a killed process no longer loses it."""
-        event = Event(len(self.events) + 1, round(time.time(), 3), type, data)
-        line = encode(event)
-        if len(line) > MAX_BODY:
-            body = json.dumps(data, separators=(",", ":")).encode()
-            short = {"$blob": io.store_blob(self.blobs, body)}
-            line = encode(Event(event.seq, event.t, type, short))
-        full = not self._append(line)
+        """Write one record; when this returns, a killed process no longer loses it.
+
+        The event that listeners get is what a reader of the file gets: JSON data, a copy, with null
+        where a number isn't finite.
+        """
+        body = io.json_text(data, separators=(",", ":"))
+        event = Event(len(self.events) + 1, round(time.time(), 3), type, json.loads(body))
+        full = not self._append(self._line(event))
         self.events.append(event)
         self._index(event)
         if self._power and type in POWER_SAFE:
-            os.fdatasync(self._descriptor)
+            with io.reported(self.path):
+                os.fdatasync(self._descriptor)
         else:
             self._dirty.set()
         for listener in self.listeners:
             listener(event)
-        if full:
+        if full and type != kinds.RUN_DONE:
             self.emit(kinds.PAUSED, {"reason": "disk_full"})
             raise Stopped("the disk is full", hint="free some space, then resume with --resume")
         return event
 
+    def _line(self, event: Event) -> bytes:
+        line = encode(event)
+        if len(line) <= MAX_BODY:
+            return line
+        body = json.dumps(event.data, separators=(",", ":")).encode()
+        try:
+            name = io.store_blob(self.blobs, body)
+        except Stopped:
+            self._ballast.unlink(missing_ok=True)
+            raise
+        return encode(Event(event.seq, event.t, event.type, {"$blob": name}))
+
     def _append(self, line: bytes) -> bool:
         """Write a line; False if that took the space kept for last words."""
         with io.reported(self.path):
+            if self._lost is not None:
+                raise self._lost
             size = os.fstat(self._descriptor).st_size
             try:
                 io.append(self._descriptor, line)
                 return True
-            except OSError:
+            except OSError as error:
                 os.truncate(self.path, size)
-                if not self._ballast.exists():
+                if error.errno not in io.FULL or not self._ballast.exists():
                     raise
             self._ballast.unlink()
             io.append(self._descriptor, line)
@@ -207,8 +247,10 @@ class Journal:
                 return
             try:
                 os.fdatasync(self._descriptor)
-            except OSError:
-                return  # the next write reports it
+            except OSError as error:
+                # Another try may answer ok although the data is gone, so the next record fails.
+                self._lost = error
+                return
             time.sleep(SYNC_EVERY_S)
 
     def close(self) -> None:
@@ -220,6 +262,7 @@ class Journal:
         self._syncer.join()
         self._ballast.unlink(missing_ok=True)
         try:
-            os.fdatasync(self._descriptor)
+            with io.reported(self.path):
+                os.fdatasync(self._descriptor)
         finally:
             os.close(self._descriptor)

@@ -37,8 +37,13 @@ class RunLock:
             "since": time.strftime("%Y-%m-%d %H:%M:%S"),
             "corerun": __version__,
         }
-        os.ftruncate(self._descriptor, 0)
-        os.pwrite(self._descriptor, json.dumps(content).encode(), 0)
+        try:
+            with io.reported(self.path):
+                os.ftruncate(self._descriptor, 0)
+                os.pwrite(self._descriptor, json.dumps(content).encode(), 0)
+        except BaseException:
+            os.close(self._descriptor)
+            raise
 
     def _holder(self) -> str:
         try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from corerun.errors import BadAnswer, ContextTooLong, ModelError, RequestRefused
 from corerun.interfaces import ExecRequest, ExecResult, Node, Outcome, Part, Run
 from corerun.runs import events as kinds
 from corerun_bfts import judgements
-from corerun_bfts.answers import analyze_experiment_plots, parse_metrics, submit_review
+from corerun_bfts.answers import parse_metrics
 from corerun_bfts.metric import PrimaryMetric, Reading, chosen_metric, values_of
 from corerun_bfts.programs import READER, extract_program, trimmed
 from corerun_bfts.prompts import Prompts
@@ -42,7 +42,23 @@ class Record:
     setting: Mapping[str, Any] = field(default_factory=dict)
     seed: int | None = None
     plot_code: str = ""
+    plot_base: str = ""
     extra: dict[str, Any] = field(default_factory=dict)
+
+    def take(self, idea: Mapping[str, Any]) -> None:
+        """The name, description and setting of an idea, or of the node that is mended."""
+        self.name = idea.get("name", "")
+        self.description = idea.get("description", "")
+        self.setting = idea.get("setting", {})
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """The primary metric per data set, or why there is none."""
+
+    values: Mapping[str, float] = field(default_factory=dict)
+    problem: str = ""
+    lower_is_better: bool | None = None
 
 
 class Laboratory:
@@ -63,6 +79,10 @@ class Laboratory:
     def workspace(self, node: Node) -> Path:
         """Where a node's programs run."""
         return self.run.dir / "nodes" / f"{node.id}.{node.attempt}"
+
+    def shown(self, node: Node, text: str) -> str:
+        """Output as prompts and reports show it: trimmed, without the place where it ran."""
+        return trimmed(text.replace(f"{self.workspace(node)}/", ""))
 
     def _request(self, node: Node, label: str, code: str, **more: Any) -> ExecRequest:
         data = self.run.dir / "data"
@@ -127,7 +147,7 @@ class Laboratory:
             "timed_out": result.status == "timeout",
             "has_data": has_data,
             "finite": finite,
-            "output_tail": trimmed(_output(result)),
+            "output_tail": self.shown(node, _output(result)),
         }
         data: dict[str, Any] = {
             "op": record.op,
@@ -143,62 +163,57 @@ class Laboratory:
             "exc_type": facts["exc_type"],
             "exc_info": {"message": result.exc_msg} if result.exc_msg else None,
             "exc_stack": [
-                [t.get("file"), t.get("line"), t.get("func"), t.get("text")] for t in result.exc_trace
+                [Path(t["file"]).name, t.get("line"), t.get("func"), t.get("text")] for t in result.exc_trace
             ],
             "status": result.status,
             **record.extra,
         }
         if record.seed is not None:
             data["seed"] = record.seed
-        try:
-            if judged:
-                review, values = await asyncio.gather(
-                    self._ask(node, prompts.review(record.code, facts), submit_review),
-                    self._values(
-                        node, prompts, record.code, reading, rows, has_data and result.status == "ok"
-                    ),
+        measured = Measured({row["set"]: row["final"] for row in rows})
+        bug = False
+        if judged:
+            readable = has_data and result.status == "ok"
+            try:
+                review, measured = await _both(
+                    self._ask(node, prompts.review(record.code, facts)),
+                    self._measure(node, prompts, record.code, reading, rows, readable),
                 )
-                data["analysis"] = review.summary
-                bug = review.is_bug
-            else:
-                bug, values = False, {row["set"]: row["final"] for row in rows}
-        except ModelError as error:
-            if error.fatal:
-                raise
-            return self._failed(node, data, f"{type(error).__name__}: {error.message}")
-        reason = _fault(result, has_data, finite, values, bug)
+            except ModelError as error:
+                if error.fatal:
+                    raise
+                return self._failed(node, data, f"{type(error).__name__}: {error.message}")
+            data["analysis"], bug = review.summary, review.is_bug
+        reason = _fault(result, has_data, finite, measured, bug)
         if reason:
             return self._failed(node, data, reason)
-        score = self.metric.score(values)
-        data["metric"], data["structure"] = self._metric_json(values, reading), reading.structure
+        data["metric"], data["structure"] = self._metric_json(measured, reading), reading.structure
         await self._plots(node, prompts, record, reading, data, judged=judged)
         self.store(node, data, record)
         if data.get("is_buggy_plots"):
             return Outcome("failed", None, "no valid plots", data=data | {"is_buggy": False})
+        score = self.metric.score(measured.values)
         return Outcome("good", score, data=data | {"is_buggy": False})
 
-    async def _ask(self, node: Node, question: Question, schema: type[Any]) -> Any:
-        answer = await ask(self.run, question, node.id)
-        assert isinstance(answer.value, schema)
-        return answer.value
+    async def _ask(self, node: Node, question: Question) -> Any:
+        return (await ask(self.run, question, node.id)).value
 
     def _failed(self, node: Node, data: dict[str, Any], reason: str) -> Outcome:
         data |= {"is_buggy": True, "is_buggy_plots": None, "metric": None}
         self.store(node, data, None)
         return Outcome("failed", None, reason, data=data)
 
-    def _metric_json(self, values: Mapping[str, float], reading: Reading) -> dict[str, Any]:
-        mean = math.fsum(values.values()) / len(values)
+    def _metric_json(self, measured: Measured, reading: Reading) -> dict[str, Any]:
+        values = measured.values
         return {
-            "value": mean,
-            "maximize": self.metric.maximize,
-            "name": self.metric.name,
-            "description": self.metric.description,
+            **self.metric.to_json(),
+            "value": math.fsum(values.values()) / len(values),
             "sets": dict(values),
             "test": reading.test(),
+            "lower_is_better": measured.lower_is_better,
         }
 
-    async def _values(
+    async def _measure(
         self,
         node: Node,
         prompts: Prompts,
@@ -206,24 +221,29 @@ class Laboratory:
         reading: Reading,
         rows: list[dict[str, Any]],
         readable: bool,
-    ) -> dict[str, float]:
-        """The primary metric per data set; empty if there is none."""
+    ) -> Measured:
+        """The primary metric per data set, as the feedback model reports what was read."""
         if not readable:
-            return {}
+            return Measured()
         output = ""
         if not rows:
-            question = prompts.read_metric(code, reading.structure)
-            answer = await ask(self.run, question, node.id)
-            result = await self.run.execute(self._request(node, "metric_reader", answer.value[1]))
+            _, reader = await self._ask(node, prompts.read_metric(code, reading.structure))
+            result = await self.run.execute(self._request(node, "metric_reader", reader))
             if result.status != "ok":
-                return {}
-            output = trimmed(result.stdout)
-        parsed = await self._ask(node, prompts.parse_metric(rows, output), parse_metrics)
-        if not parsed.valid_metrics_received:
-            return {}
-        aliases = self.run.noted("metric_aliases", {})
+                return Measured()
+            output = self.shown(node, result.stdout)
+        parsed: parse_metrics = await self._ask(node, prompts.parse_metric(rows, output))
+        if not parsed.valid_metrics_received or not parsed.metric_names:
+            return Measured()
+        aliases = self.run.noted("metric_aliases", [])
         entry = chosen_metric(parsed, self.metric, aliases)
-        return {} if entry is None else values_of(entry, rows, best_value=self.settings.best_value)
+        if entry is None:
+            names = ", ".join(item.metric_name for item in parsed.metric_names)
+            return Measured(problem=f"metric_mismatch: {self.metric.name} is wanted, {names} came")
+        if not self.metric.means(entry.metric_name, aliases):
+            self.run.note("metric_aliases", [*aliases, entry.metric_name])
+        values = values_of(entry, rows, best_value=self.settings.best_value)
+        return Measured(values, lower_is_better=entry.lower_is_better)
 
     # --------------------------------------------------------------------------------- plots
 
@@ -238,12 +258,13 @@ class Laboratory:
         judged: bool,
     ) -> None:
         """Plot the saved data, look at the plots; fills in ``data``."""
-        code, base, error = record.plot_code, "" if not judged else record.extra.get("plot_base", ""), ""
-        data.pop("plot_base", None)
+        code, error = record.plot_code, ""
         result = None
         for _ in range(PLOT_TRIES if judged else 1):
             if judged:
-                question = prompts.plot(record.code, base, reading.structure, sorted(reading.sets), error)
+                question = prompts.plot(
+                    record.code, record.plot_base, reading.structure, sorted(reading.sets), error
+                )
                 try:
                     answer = await ask(self.run, question, node.id)
                 except ModelError as bad:
@@ -259,11 +280,11 @@ class Laboratory:
             )
             if result.status == "ok":
                 break
-            error = trimmed(f"{_exception(result)}: {result.exc_msg}\n{result.stderr}")
+            error = self.shown(node, f"{_exception(result)}: {result.exc_msg}\n{result.stderr}")
         data["plot_code"] = code
         if result is not None:
             data["plot_exec_time"] = round(result.wall_s, 3)
-            data["plot_output"] = trimmed(_output(result))
+            data["plot_output"] = self.shown(node, _output(result))
             data["plot_exc_type"] = _exception(result)
         found = result.files if result is not None else ()
         data["plot_files"] = [item["path"] for item in found if item["path"].endswith(".png")]
@@ -288,7 +309,7 @@ class Laboratory:
             chosen = await self._select(node, prompts, paths)
             images = [_image(self.workspace(node) / path) for path in chosen]
             question = judgements.plot_analysis(prompts.context, chosen, images)
-            seen = await self._ask(node, question, analyze_experiment_plots)
+            seen = await self._ask(node, question)
         except BadAnswer:
             data["vision"] = "degraded"
             return
@@ -375,7 +396,16 @@ def _output(result: ExecResult) -> str:
     return result.stdout + (f"\n{result.stderr}" if result.stderr.strip() else "")
 
 
-def _fault(result: ExecResult, has_data: bool, finite: bool, values: Mapping[str, float], bug: bool) -> str:
+async def _both(one: Awaitable[Any], other: Awaitable[Any]) -> tuple[Any, Any]:
+    """Both results; an error of one is raised when the other is through as well."""
+    results = await asyncio.gather(one, other, return_exceptions=True)
+    for result in results:
+        if isinstance(result, BaseException):
+            raise result
+    return results[0], results[1]
+
+
+def _fault(result: ExecResult, has_data: bool, finite: bool, measured: Measured, bug: bool) -> str:
     """Why the node is a failure, in one line; empty if it is none."""
     if result.status != "ok":
         return " ".join(f"{_exception(result)}: {result.exc_msg}".split())[:300]
@@ -383,8 +413,8 @@ def _fault(result: ExecResult, has_data: bool, finite: bool, values: Mapping[str
         return f"no data: {DATA} was not saved"
     if not finite:
         return "not finite: the saved values hold NaN or infinity"
-    if not values:
-        return "no valid metric"
+    if not measured.values:
+        return measured.problem or "no valid metric"
     return "review: judged to be a bug" if bug else ""
 
 

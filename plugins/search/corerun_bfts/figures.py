@@ -234,8 +234,8 @@ def _unlink_results(place: Path) -> None:
 
 def _move_aside(place: Path) -> Path:
     aside = place / "_figures_best"
-    if aside.exists():
-        remove_tree(str(aside))
+    if aside.is_dir():  # an attempt was killed: what it had put aside may be all there is
+        _restore(place, aside)
     aside.mkdir()
     for name in (SCRIPT, "figures"):
         if (place / name).exists():

@@ -13,7 +13,7 @@ from corerun.search.driver import search
 from corerun.search.records import carry_root
 from corerun.search.tree import SearchTree
 from corerun_bfts import judgements
-from corerun_bfts.domain import StageDomain
+from corerun_bfts.domain import StageDomain, WideningDomain
 from corerun_bfts.experiment import Laboratory, ask
 from corerun_bfts.figures import aggregate_figures
 from corerun_bfts.metric import PrimaryMetric
@@ -253,19 +253,6 @@ class Walk:
             in_flight=1,
         )
         return domain.widest(tree)
-
-
-class WideningDomain(StageDomain):
-    """Runs one carried program on more data sets, and mends it if that fails."""
-
-    def widest(self, tree: Any) -> Node | None:
-        """The good node that was measured on most data sets, the root left out."""
-        good = [node for node in tree.good.values() if node.counted]
-        return max(good, key=lambda node: (len(node.data["metric"]["sets"]), -node.seq), default=None)
-
-    async def finished(self, run: Run, tree: Any) -> bool:
-        self._update(run, tree)
-        return self.widest(tree) is not None
 
 
 def _no_working_node(stage: Stage) -> RunFailed:

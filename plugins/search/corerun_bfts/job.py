@@ -38,7 +38,6 @@ class ExperimentSearch:
 
     def __init__(self) -> None:
         self._idea: dict[str, Any] = {}
-        self._code: str | None = None
 
     def layers(self, invocation: Invocation) -> Sequence[Layer]:
         """Settings from ``job_config.yaml`` and ``bfts_config.yaml``."""
@@ -68,6 +67,7 @@ class ExperimentSearch:
         strategy = settings.strategy or "bfts"
         return Prepared(
             directory=directory.resolve(),
+            fresh=settings.run_id is None,
             roles=roles,
             inputs=_inputs(settings, own, invocation),
             identity={"idea": hashlib.sha256(body).hexdigest()[:16], "strategy": strategy},
@@ -77,7 +77,7 @@ class ExperimentSearch:
 
     def _choose(self, own: BftsSettings, invocation: Invocation, warnings: list[str]) -> None:
         named = {("bfts", "load_ideas"), ("bfts", "idea_idx")} & set(invocation.flags)
-        if invocation.resume is not None and not named:
+        if invocation.resume is not None and invocation.config_file is None and not named:
             kept = invocation.resume / "idea.json"
             if kept.is_file():
                 _, self._idea = choose_idea(load_ideas(kept), 0, str(kept))
@@ -92,8 +92,8 @@ class ExperimentSearch:
             path = own.dataset_ref or invocation.cwd / "hf_dataset_reference.py"
             pieces.append(_text(path, "dataset reference", warnings))
         if own.load_code:
-            self._code = _text(own.load_ideas.with_suffix(".py"), "program beside the ideas file", warnings)
-            pieces.append(self._code)
+            path = own.load_ideas.with_suffix(".py")
+            pieces.append(_text(path, "program beside the ideas file", warnings))
         self._idea = with_code(raw, pieces)
 
     def _check_recipe(self, own: BftsSettings, warnings: list[str]) -> None:

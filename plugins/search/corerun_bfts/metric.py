@@ -24,6 +24,10 @@ class PrimaryMetric:
     def to_json(self) -> dict[str, Any]:
         return {"name": self.name, "maximize": self.maximize, "description": self.description}
 
+    def means(self, name: str, aliases: Sequence[str] = ()) -> bool:
+        """Whether ``name`` is a name of this metric, or one of its known aliases."""
+        return normal(name) in (normal(self.name), *map(normal, aliases))
+
     def score(self, values: Mapping[str, float]) -> float:
         """Mean over data sets, turned so that higher is better."""
         mean = math.fsum(values.values()) / len(values)
@@ -85,12 +89,10 @@ def normal(name: str) -> str:
     return re.sub(r"[^a-z0-9]", "", name.lower())
 
 
-def chosen_metric(
-    answer: parse_metrics, metric: PrimaryMetric, aliases: Mapping[str, str]
-) -> NamedMetric | None:
+def chosen_metric(answer: parse_metrics, metric: PrimaryMetric, aliases: Sequence[str]) -> NamedMetric | None:
     """The answer's entry for the primary metric: same name, a known alias, or the only one there."""
     for entry in answer.metric_names:
-        if normal(entry.metric_name) in (normal(metric.name), *map(normal, aliases)):
+        if metric.means(entry.metric_name, aliases):
             return entry
     return answer.metric_names[0] if len(answer.metric_names) == 1 else None
 

@@ -187,15 +187,18 @@ def missing_artifacts(directory: Path) -> list[str]:
     return codes
 
 
+def missing_warning(directory: Path) -> list[str]:
+    """The warning that names what is missing, if anything is."""
+    codes = missing_artifacts(directory)
+    return [f"Missing artifacts: {', '.join(codes)}"] if codes else []
+
+
 def check_artifacts(run: Run, settings: BftsSettings) -> None:
     """Warn of missing artifacts; with ``strict_artifacts`` they are an error."""
-    codes = missing_artifacts(run.dir)
-    if not codes:
-        return
-    text = f"Missing artifacts: {', '.join(codes)}"
-    if settings.strict_artifacts:
-        raise MissingArtifacts(text, hint="look at run.log, or run without --strict_artifacts")
-    run.warn(text)
+    for text in missing_warning(run.dir):
+        if settings.strict_artifacts:
+            raise MissingArtifacts(text, hint="look at run.log, or run without --strict_artifacts")
+        run.warn(text)
 
 
 # ------------------------------------------------------------------------------------- manifest
@@ -255,6 +258,7 @@ def manifest_part(directory: Path, record: RunRecord) -> dict[str, Any]:
     }
     return {
         "schema_version": "1.0",
+        "warnings": missing_warning(directory),
         "paths": paths,
         "artifacts": {"figure_files": [str(path) for path in _files(figures)]},
         "strategy": record.settings.get("strategy") or "bfts",

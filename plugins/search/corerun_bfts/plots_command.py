@@ -65,4 +65,7 @@ def command(
     finally:
         progress.close()
     click.echo(json.dumps(finished.manifest, indent=2, sort_keys=True))
+    problem = finished.manifest.get("error")
+    if problem:
+        click.echo(f"corerun: {problem['type']}: {problem['message']}", err=True)
     ctx.exit(finished.exit_code)

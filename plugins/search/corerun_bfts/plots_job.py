@@ -43,6 +43,7 @@ class PlotAggregation:
         role = Role(settings.model, 0.7, cap)
         return Prepared(
             directory=(logs / f"plots-{number}").resolve(),
+            fresh=True,
             roles={"plots": role},
             code_role="plots",
             inputs={"folder": str(own.folder.resolve()), **own.model_dump(mode="json", exclude={"folder"})},

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from corerun.config import Section
 from corerun.interfaces import Limits, Role
@@ -82,6 +82,17 @@ class AgentSettings(Section):
     gpus_per_node: int = Field(1, ge=0)
     allow_cpu_fallback: bool = True
 
+    @model_validator(mode="before")
+    @classmethod
+    def _steps_are_the_limit_of_stages_without_one(cls, data: Any) -> Any:
+        if not isinstance(data, dict) or data.get("steps") is None:
+            return data
+        stages = data.get("stages")
+        if stages is not None and not isinstance(stages, dict):
+            return data
+        limits = {f"stage{number}_max_iters": data["steps"] for number in (1, 2, 3, 4)}
+        return data | {"stages": limits | (stages or {})}
+
 
 class LimitSettings(Section):
     """Limits of one program; unset ones follow from the machine."""
@@ -146,13 +157,13 @@ class BftsSettings(Section):
     keep_experiment_results: bool = Field(False, description="keep experiment_results/ after plotting")
     strict_artifacts: bool = Field(False, description="fail when summaries or figures are missing")
 
-    data_dir: Path | None = None
-    preprocess_data: bool = False
-    copy_data: bool = True
-    generate_report: bool = True
-    keep_workspaces: bool = False
+    data_dir: Path | None = Field(None, description="folder with input data, copied to the run's data/")
+    preprocess_data: bool = Field(False, description="unpack zip archives of the copied data")
+    copy_data: bool = Field(True, description="copy the input data; otherwise link to it")
+    generate_report: bool = Field(True, description="write the four summaries")
+    keep_workspaces: bool = Field(False, description="keep the working/ folder of every program")
     metric: MetricSettings | None = None
-    best_value: bool = False
+    best_value: bool = Field(False, description="score by the best value of a curve, not by the last")
     exec: ExecSettings = ExecSettings()
     experiment: ExperimentSettings = ExperimentSettings()
     agent: AgentSettings = AgentSettings()

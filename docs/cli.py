@@ -1,0 +1,86 @@
+"""Writes docs/cli.md from the real --help of every command; with --check it only compares."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+PAGE = Path(__file__).with_name("cli.md")
+COMMANDS = (
+    "",
+    "--plugin bfts run",
+    "--plugin bfts plots",
+    "plugins",
+    "plugins list",
+    "plugins show",
+    "plugins check",
+    "runs",
+    "runs list",
+    "runs show",
+    "runs rebuild",
+    "runs audit",
+    "report",
+    "config",
+    "config show",
+    "config schema",
+)
+HEAD = """# Commands
+
+Written by `make docs` from the commands' own help.
+
+`corerun NAME VERB` is short for `corerun --plugin NAME VERB`. Flags may be spelled with `-` or `_`.
+
+## Streams and exit codes
+
+`run` prints its manifest as one JSON document on stdout, and nothing else; progress and messages go to
+stderr. Other commands print text on a terminal and JSON elsewhere (`--format json|text`).
+
+| code | meaning |
+|---|---|
+| 0 | done |
+| 1 | the run failed, or a check has findings |
+| 2 | usage, configuration or bad input; missing artifacts under `--strict_artifacts` |
+| 3 | the environment refuses: no sandbox, a missing package, a lock that is held, a wrong key |
+| 4 | corrupt state, or an I/O error |
+| 5 | stopped at a limit of money, tokens, time or disk; can be resumed |
+| 130 | interrupted; can be resumed |
+"""
+
+
+def help_text(command: str) -> str:
+    """What ``corerun COMMAND --help`` prints, at a width that doesn't depend on the terminal."""
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", "corerun", *command.split(), "--help"],
+        env={**os.environ, "COLUMNS": "100", "NO_COLOR": "1"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return "\n".join(line.rstrip() for line in done.stdout.strip().splitlines())
+
+
+def page() -> str:
+    """The whole page."""
+    parts = [HEAD]
+    for command in COMMANDS:
+        title = f"corerun {command}".strip()
+        parts.append(f"## `{title}`\n\n```text\n{help_text(command)}\n```\n")
+    return "\n".join(parts)
+
+
+def main(arguments: list[str]) -> int:
+    """0, or 1 if ``--check`` finds the page out of date."""
+    text = page()
+    if "--check" not in arguments:
+        PAGE.write_text(text, encoding="utf-8")
+        return 0
+    if PAGE.is_file() and PAGE.read_text(encoding="utf-8") == text:
+        return 0
+    sys.stderr.write("docs/cli.md is out of date: run `make docs`\n")
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,190 @@
+"""Runs the experiment search as a command, kills it at chosen records of its journal, and compares runs."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+IDEA = {
+    "Name": "constant",
+    "Title": "Constant predictions",
+    "Abstract": "Predict a constant and measure the error.",
+    "Short Hypothesis": "Some constants are better than others.",
+    "Experiments": ["Compare constants."],
+    "Risk Factors and Limitations": ["Constants are not clever."],
+}
+FAST = {
+    "bfts.agent.stages.stage1_max_iters": 3,
+    "bfts.agent.stages.stage2_max_iters": 3,
+    "bfts.agent.stages.stage3_max_iters": 2,
+    "bfts.agent.stages.stage4_max_iters": 2,
+    "bfts.agent.multi_seed_eval.num_seeds": 1,
+    "bfts.agent.search.num_drafts": 2,
+    "bfts.agent.search.debug_prob": 1.0,
+    # How long a program ran is the one thing of it that no seed repeats.
+    "bfts.agent.stage3_min_time_fraction": 0,
+    "bfts.plot_agg_reflections": 1,
+    "bfts.exec.timeout": 60,
+}
+
+
+@dataclass
+class Ended:
+    """How one process of a run ended."""
+
+    code: int
+    stdout: str
+    stderr: str
+    records: int
+    """Journal records that were seen."""
+
+    @property
+    def manifest(self) -> dict[str, Any]:
+        document: dict[str, Any] = json.loads(self.stdout)
+        return document
+
+
+@dataclass
+class Experiment:
+    """One run of the search as commands: `start` it, `resume` it, look at its journal."""
+
+    root: Path
+    environ: Mapping[str, str]
+    settings: Mapping[str, Any] = field(default_factory=lambda: FAST)
+    arguments: Sequence[str] = ("--sandbox", "local", "--i-accept-no-isolation")
+    run_id: str = "r"
+
+    def __post_init__(self) -> None:
+        self.root.mkdir(parents=True, exist_ok=True)
+        self.ideas = self.root / "ideas.json"
+        self.ideas.write_text(json.dumps([IDEA]))
+
+    @property
+    def directory(self) -> Path:
+        return next((self.root / "experiments").iterdir())
+
+    def command(self, *more: str) -> list[str]:
+        options = [part for key, value in self.settings.items() for part in ("-o", f"{key}={json.dumps(value)}")]
+        own = ["--load_ideas", str(self.ideas), "--idea_idx", "0", "--out_root", str(self.root)]
+        head = [sys.executable, "-P", "-m", "corerun", "--plugin", "bfts", "run", *own]
+        return [*head, "--run_id", self.run_id, *self.arguments, *options, *more]
+
+    def start(self, *more: str, stop_after: int | None = None, sign: int = signal.SIGKILL) -> Ended:
+        """Run to the end, or until ``stop_after`` new records were seen, then send ``sign`` to the process."""
+        # Not in the run's folder, which must be empty of foreign files.
+        environ = {"PATH": os.environ["PATH"], "HOME": str(self.root), **self.environ}
+        channel, other = os.pipe()
+        with (self.root / "stdout").open("w+") as out, (self.root / "stderr").open("w+") as err:
+            process = subprocess.Popen(
+                [*self.command(*more), "--events", f"/dev/fd/{other}"],
+                env=environ,
+                cwd=self.root,
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=err,
+                pass_fds=(other,),
+                start_new_session=True,
+            )
+            os.close(other)
+            seen = 0
+            with os.fdopen(channel, "rb") as stream:
+                for _ in stream:
+                    seen += 1
+                    if seen == stop_after:
+                        os.kill(process.pid, sign)
+            code = process.wait()
+            out.seek(0)
+            err.seek(0)
+            return Ended(code, out.read(), err.read(), seen)
+
+    def resume(self, *more: str, stop_after: int | None = None, sign: int = signal.SIGKILL) -> Ended:
+        """Go on with the run."""
+        return self.start("--resume", str(self.directory), *more, stop_after=stop_after, sign=sign)
+
+    def killed(self, kills: int, records: int, rng: random.Random) -> Ended:
+        """Start, kill ``kills`` times at random, resume each time, and let the last one run to its end.
+
+        ``records`` is how many an uninterrupted run writes; the kills are spread over them.
+        """
+        cuts = sorted(rng.sample(range(2, records), kills))
+        steps = [cuts[0], *(later - earlier for earlier, later in zip(cuts, cuts[1:], strict=False))]
+        self.kills = 0
+        # One more record on a resume is the word that it was resumed.
+        ended = self.start(stop_after=steps[0])
+        for step in steps[1:]:
+            self.kills += ended.code == -signal.SIGKILL
+            ended = self.resume(stop_after=step + 1)
+        self.kills += ended.code == -signal.SIGKILL
+        return self.resume()
+
+    def events(self) -> list[dict[str, Any]]:
+        return read_events(self.directory)
+
+
+def read_events(directory: Path) -> list[dict[str, Any]]:
+    """The journal, with the blobs of long records put in."""
+    found = []
+    for line in (directory / "events.jsonl").read_text().splitlines():
+        event = json.loads(line)
+        if "$blob" in event["data"]:
+            event["data"] = json.loads((directory / "blobs" / event["data"]["$blob"]).read_text())
+        found.append(event)
+    return found
+
+
+def tree_of(events: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """What must be equal between two runs: all nodes with parents, kinds, outcomes and programs."""
+    asked = {event["data"]["node"]: event["data"] for event in events if event["type"] == "node_asked"}
+    tree = {}
+    for event in events:
+        if event["type"] == "node_done":
+            data = event["data"]
+            known = data["data"]
+            tree[data["node"]] = {
+                "scope": data["scope"],
+                "parent": asked[data["node"]]["parent"],
+                "status": data["status"],
+                "score": data["score"],
+                "reason": data["reason"],
+                "open": data["open"],
+                **{key: known.get(key) for key in ("op", "code", "plot_code", "name", "setting", "plan", "analysis")},
+            }
+    return tree
+
+
+def check_journal(events: Sequence[Mapping[str, Any]]) -> None:
+    """What must hold of every journal, killed or not."""
+    assert [event["seq"] for event in events] == list(range(1, len(events) + 1))
+    kinds: dict[str, list[Mapping[str, Any]]] = {}
+    for event in events:
+        kinds.setdefault(event["type"], []).append(event)
+    done = {event["data"]["node"]: event["seq"] for event in kinds["node_done"]}
+    assert len(done) == len(kinds["node_done"]), "a node was done twice"
+    assert set(done) == {event["data"]["node"] for event in kinds["node_asked"]}, "a node was lost"
+    for event in kinds["execution_done"]:
+        node = event["data"]["node"]
+        if event["data"]["label"] != "aggregate" and node in done:
+            assert event["seq"] < done[node], f"{event['data']['label']} of {node} ran after it was done"
+    answers = Counter(event["data"]["key"] for event in kinds["call_answered"])
+    assert max(answers.values()) == 1, "an answered call was answered again"
+    known: set[str] = set()
+    for event in events:
+        if event["type"] == "call_answered":
+            known.add(event["data"]["key"])
+        elif event["type"] == "call_asked":
+            assert event["data"]["key"] not in known, "a recorded answer was asked for again"
+
+
+def paid(events: Sequence[Mapping[str, Any]]) -> tuple[int, int]:
+    """Calls with a recorded answer, and calls sent by a process that died before the answer came."""
+    answered = sum(event["type"] == "call_answered" for event in events)
+    return answered, sum(event["type"] == "call_asked" for event in events) - answered
