@@ -8,9 +8,9 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import math
 import random
 import shlex
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -73,7 +73,7 @@ def cheap_interpreter(folder: Path) -> Path:
 
 def program(number: int, score: float, seconds: float) -> str:
     """A program of about 5 KB that no other call gave; the cheap interpreter reads its first lines."""
-    parts = [f"# score {score:.6f}\n# seconds {seconds:.3f}\nimport numpy\n".replace("seconds 0.000", "seconds 0")]
+    parts = [f"# score {score:.6f}\n# seconds {round(seconds, 3) or 0}\nimport numpy\n"]
     size = 0
     for part in itertools.count():
         if size > PROGRAM_BYTES:
@@ -120,9 +120,9 @@ class FakeModel:
         number = next(self._numbers)
         seconds = 0.0
         if self._mean and "plot" not in purpose:
-            # exp(sigma^2 / 2) is the mean of a lognormal draw with median 1.
-            middle = self._mean / 2.718281828 ** (self._sigma**2 / 2)
-            seconds = middle * self._random.lognormvariate(0.0, self._sigma)
+            # So the mean of the draws is the mean that was asked for.
+            middle = math.log(self._mean) - self._sigma**2 / 2
+            seconds = self._random.lognormvariate(middle, self._sigma)
         return program(number, self._random.uniform(0.5, 1.0), seconds)
 
 
@@ -163,9 +163,3 @@ def ideas_file(folder: Path) -> Path:
     path = folder / "ideas.json"
     path.write_text(json.dumps([idea]), encoding="utf-8")
     return path
-
-
-def check_shell() -> None:
-    """The stand-in for programs needs a POSIX system."""
-    if sys.platform != "linux":
-        raise SystemExit("this benchmark needs Linux")

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, create_model
-from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
+from yaml.nodes import MappingNode, Node, ScalarNode
 
 from corerun.errors import ConfigError, UsageError
 
@@ -54,32 +54,36 @@ def read_yaml(path: Path) -> Layer:
     if not isinstance(root, MappingNode):
         raise ConfigError("expected a mapping of keys to values", where=f"{path}:1")
     layer: Layer = {}
-    _collect(root, (), path, layer)
+    _collect(root, (), path, layer, (root,))
     return layer
 
 
-def _collect(node: MappingNode, prefix: Key, path: Path, layer: Layer) -> None:
+def _collect(node: MappingNode, prefix: Key, path: Path, layer: Layer, above: tuple[Node, ...]) -> None:
     seen: set[str] = set()
     for key_node, value_node in node.value:
-        key = str(key_node.value)
         where = f"{path}:{key_node.start_mark.line + 1}"
+        if not isinstance(key_node, ScalarNode) or key_node.value == "<<":
+            raise ConfigError("a key must be one word", where=where)
+        key = str(key_node.value)
         if key in seen:
             raise ConfigError(f"key {'.'.join((*prefix, key))!r} is given twice", where=where)
         seen.add(key)
+        if value_node in above:
+            raise ConfigError(f"key {'.'.join((*prefix, key))!r} contains itself", where=where)
         if isinstance(value_node, MappingNode) and value_node.value:
-            _collect(value_node, (*prefix, key), path, layer)
+            _collect(value_node, (*prefix, key), path, layer, (*above, value_node))
         else:
-            layer[(*prefix, key)] = Entry(_construct(value_node), where)
+            layer[(*prefix, key)] = Entry(_construct(value_node, where), where)
 
 
-def _construct(node: Node) -> Any:
-    if isinstance(node, ScalarNode | SequenceNode | MappingNode):
-        loader = yaml.SafeLoader("")
-        try:
-            return loader.construct_object(node, deep=True)
-        finally:
-            loader.dispose()
-    raise TypeError(node)
+def _construct(node: Node, where: str) -> Any:
+    loader = yaml.SafeLoader("")
+    try:
+        return loader.construct_object(node, deep=True)
+    except (yaml.YAMLError, ValueError) as error:  # an unknown tag; a date that is none
+        raise ConfigError(f"not a value: {getattr(error, 'problem', None) or error}", where=where) from error
+    finally:
+        loader.dispose()
 
 
 def layer_of(data: Mapping[str, Any], where: str) -> Layer:
@@ -99,15 +103,12 @@ def layer_of(data: Mapping[str, Any], where: str) -> Layer:
 
 def parse_override(text: str) -> Layer:
     """The layer of one ``-o KEY=VALUE``: dotted key, VALUE as YAML; ``KEY!`` sets null."""
-    if text.endswith("!") and "=" not in text:
-        return {tuple(text[:-1].split(".")): Entry(None, f"-o {text}")}
     key, sign, value = text.partition("=")
-    if not sign or not all(key.split(".")):
-        raise UsageError(f"-o wants KEY=VALUE, not {text!r}")
-    try:
-        parsed = yaml.safe_load(value)
-    except yaml.YAMLError:
-        parsed = value
+    clears = not sign and text.endswith("!")
+    key = key[:-1] if clears else key
+    if not (sign or clears) or not all(key.split(".")):
+        raise UsageError(f"-o wants KEY=VALUE or KEY!, not {text!r}")
+    parsed = None if clears else _loose(value)
     if isinstance(parsed, dict) and parsed:
         return {
             (*key.split("."), *inner): Entry(entry.value, f"-o {text}")
@@ -116,13 +117,21 @@ def parse_override(text: str) -> Layer:
     return {tuple(key.split(".")): Entry(parsed, f"-o {text}")}
 
 
+def _loose(text: str) -> Any:
+    """The YAML value of a flag or a variable; what isn't YAML is the text itself."""
+    try:
+        return yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError):
+        return text
+
+
 def environment_layer(environ: Mapping[str, str], names: Iterable[str]) -> Layer:
     """Settings from ``CORERUN_<KEY>``, for the scalar keys of the common shape."""
     layer: Layer = {}
     for name in names:
         value = environ.get(f"CORERUN_{name.upper()}")
         if value:
-            layer[(name,)] = Entry(yaml.safe_load(value), f"CORERUN_{name.upper()}")
+            layer[(name,)] = Entry(_loose(value), f"CORERUN_{name.upper()}")
     return layer
 
 
@@ -132,8 +141,20 @@ def resolve_paths(layer: Layer, keys: Iterable[Key], base: Path) -> Layer:
     for key in keys:
         entry = layer.get(key)
         if entry is not None and isinstance(entry.value, str | Path):
-            resolved[key] = Entry(str(base / Path(entry.value).expanduser()), entry.where)
+            try:
+                path = Path(entry.value).expanduser()
+            except RuntimeError as error:
+                raise ConfigError(
+                    f"{'.'.join(key)}: {entry.value}: no such home", where=entry.where
+                ) from error
+            resolved[key] = Entry(str(base / path), entry.where)
     return resolved
+
+
+def spell_out(layer: Layer) -> Layer:
+    """The layer with ``sandbox: NAME`` written as ``sandbox.name``, so that it merges with the other keys."""
+    short, full = ("sandbox",), ("sandbox", "name")
+    return {full if key == short and isinstance(e.value, str) else key: e for key, e in layer.items()}
 
 
 def merge(layers: Sequence[Layer]) -> Layer:
@@ -178,7 +199,7 @@ Names = Annotated[list[str], BeforeValidator(_split)]
 class Section(BaseModel):
     """Base of every section: unknown keys are errors, numeric strings are numbers."""
 
-    model_config = ConfigDict(extra="forbid", protected_namespaces=())
+    model_config = ConfigDict(extra="forbid", protected_namespaces=(), allow_inf_nan=False)
 
 
 class BudgetSettings(Section):
@@ -281,13 +302,25 @@ def validate(model: type[Settings], layer: Layer) -> Settings:
         more = f" (and {len(problems) - 1} more problems)" if len(problems) > 1 else ""
         key = ".".join(location)
         if first["type"] == "extra_forbidden":
-            message = f"unknown key {key!r}"
-            near = difflib.get_close_matches(location[-1], known_keys(model, location[:-1]), n=1, cutoff=0.5)
-            hint = f"did you mean {near[0]!r}?" if near else ""
-        else:
-            message = f"{key}: {first['msg'][:1].lower()}{first['msg'][1:]} (got {first['input']!r:.60})"
-            hint = ""
-        raise ConfigError(message + more, where=where, hint=hint) from error
+            raise _unknown(model, location, where, more) from error
+        message = f"{key}: {first['msg'][:1].lower()}{first['msg'][1:]} (got {first['input']!r:.60})"
+        raise ConfigError(message + more, where=where) from error
+
+
+def check_unset(model: type[Settings], layers: Iterable[Layer]) -> None:
+    """Raise `ConfigError` for an unknown key with the value null, which a merge leaves out."""
+    for layer in layers:
+        for key, entry in layer.items():
+            for length in range(1, len(key) + 1 if entry.value is None else 0):
+                known = known_keys(model, key[: length - 1])
+                if known and key[length - 1] not in known:
+                    raise _unknown(model, key[:length], entry.where, "")
+
+
+def _unknown(model: type[Settings], key: Key, where: str, more: str) -> ConfigError:
+    near = difflib.get_close_matches(key[-1], known_keys(model, key[:-1]), n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]!r}?" if near else ""
+    return ConfigError(f"unknown key {'.'.join(key)!r}{more}", where=where, hint=hint)
 
 
 def _place(layer: Layer, location: Key) -> str:
@@ -307,7 +340,7 @@ def _models_in(annotation: Any) -> list[type[BaseModel]]:
 
 
 def known_keys(model: type[BaseModel], path: Key) -> list[str]:
-    """Names that are allowed at ``path``."""
+    """Names that are allowed at ``path``; none where any name is."""
     for part in path:
         field = model.model_fields.get(part)
         inner = _models_in(field.annotation) if field else []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import random
@@ -62,6 +63,8 @@ class Experiment:
     settings: Mapping[str, Any] = field(default_factory=lambda: FAST)
     arguments: Sequence[str] = ("--sandbox", "local", "--i-accept-no-isolation")
     run_id: str = "r"
+    kills: int = 0
+    """How many of the kills of `killed` came before the process had ended."""
 
     def __post_init__(self) -> None:
         self.root.mkdir(parents=True, exist_ok=True)
@@ -73,14 +76,15 @@ class Experiment:
         return next((self.root / "experiments").iterdir())
 
     def command(self, *more: str) -> list[str]:
-        options = [part for key, value in self.settings.items() for part in ("-o", f"{key}={json.dumps(value)}")]
+        options = [
+            part for key, value in self.settings.items() for part in ("-o", f"{key}={json.dumps(value)}")
+        ]
         own = ["--load_ideas", str(self.ideas), "--idea_idx", "0", "--out_root", str(self.root)]
         head = [sys.executable, "-P", "-m", "corerun", "--plugin", "bfts", "run", *own]
         return [*head, "--run_id", self.run_id, *self.arguments, *options, *more]
 
     def start(self, *more: str, stop_after: int | None = None, sign: int = signal.SIGKILL) -> Ended:
-        """Run to the end, or until ``stop_after`` new records were seen, then send ``sign`` to the process."""
-        # Not in the run's folder, which must be empty of foreign files.
+        """Run to the end; after ``stop_after`` new records send ``sign`` to the process."""
         environ = {"PATH": os.environ["PATH"], "HOME": str(self.root), **self.environ}
         channel, other = os.pipe()
         with (self.root / "stdout").open("w+") as out, (self.root / "stderr").open("w+") as err:
@@ -116,7 +120,7 @@ class Experiment:
         ``records`` is how many an uninterrupted run writes; the kills are spread over them.
         """
         cuts = sorted(rng.sample(range(2, records), kills))
-        steps = [cuts[0], *(later - earlier for earlier, later in zip(cuts, cuts[1:], strict=False))]
+        steps = [cuts[0], *(later - earlier for earlier, later in itertools.pairwise(cuts))]
         self.kills = 0
         # One more record on a resume is the word that it was resumed.
         ended = self.start(stop_after=steps[0])
@@ -156,7 +160,10 @@ def tree_of(events: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
                 "score": data["score"],
                 "reason": data["reason"],
                 "open": data["open"],
-                **{key: known.get(key) for key in ("op", "code", "plot_code", "name", "setting", "plan", "analysis")},
+                **{
+                    key: known.get(key)
+                    for key in ("op", "code", "plot_code", "name", "setting", "plan", "analysis")
+                },
             }
     return tree
 

@@ -80,10 +80,20 @@ class Question:
         return None if number is None else int(number)
 
     @property
+    def wants_plots(self) -> bool:
+        return "plot program" in self.task and not self.wants_figures
+
+    @property
+    def wants_figures(self) -> bool:
+        return "figures of the" in self.task
+
+    @property
+    def wants_reader(self) -> bool:
+        return "prints for every data set" in self.task
+
+    @property
     def wants_experiment(self) -> bool:
-        return not self.tool and "Programs tried so far (score: higher is better)" in self.sections or any(
-            title in self.sections for title in ("Failed program", "Setting", "Parent program")
-        ) or (not self.tool and self.draft is not None)
+        return not (self.tool or self.wants_plots or self.wants_figures or self.wants_reader)
 
     def rng(self) -> random.Random:
         return random.Random(hashlib.sha256(self.text.encode()).digest())
@@ -184,9 +194,11 @@ class Researcher:
                 return fenced("This may fail.", "print('start')\nraise ValueError('shapes differ')\n")
             sets = SETS[: int(question.sections["Number of data sets in this stage"])]
             return fenced("A constant prediction.", experiment(rng.uniform(0.2, 0.9), sets))
-        if "final figures" in question.task or "figures of the run" in question.task:
+        if question.wants_figures:
             return fenced("Figures.", PLOT.format(folders=["figures"], names=["one.png", "two.png"]))
-        return fenced("Plots.", PLOT.format(folders=["working"], names=["curves.png"]))
+        if question.wants_plots:
+            return fenced("Plots.", PLOT.format(folders=["working"], names=["curves.png"]))
+        return fenced("A reader.", "print('synth_a', 'validation_error', 0.5, 0.5)\n")
 
 
 def experiment(error: float, sets: tuple[str, ...] | list[str] = SETS) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import sys
 import types
@@ -214,7 +215,8 @@ def command(
     finally:
         progress.close()
         if stream is not None:
-            stream.close()
+            with contextlib.suppress(OSError):  # what the reader that went away didn't take
+                stream.close()
     click.echo(json.dumps(finished.manifest, indent=2, sort_keys=True))
     problem = finished.manifest.get("error")
     if problem:

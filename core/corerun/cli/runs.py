@@ -55,14 +55,14 @@ def _row(path: Path) -> dict[str, Any]:
             "best": None,
         }
     state = fold(events)
-    best = (state.ended.data.get("best") or {}) if state.ended else {}
+    best = state.ended.data.get("best") if state.ended else None
     return {
         "run": path.name,
         "path": str(path),
         "job": started(state).get("job", "?"),
         "status": state.status,
         "nodes": sum(event.data["status"] in ("good", "failed") for event in state.done.values()),
-        "best": best.get("score"),
+        "best": best.get("score") if isinstance(best, dict) else best,
     }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -11,9 +12,11 @@ from typing import TextIO
 from corerun.errors import UsageError
 from corerun.interfaces import Event
 
+logger = logging.getLogger("corerun.run")
 NAMES = re.compile(
     r"(OPENAI_(API_KEY|BASE_URL|API_BASE|ORG_ID|PROJECT_ID)|OAIC_\w+|OLLAMA_API_KEY|CORERUN_\w+)$"
 )
+QUOTED = re.compile(r"""(["'])(.*?)\1\s*(?:#.*)?$""")
 LINE = re.compile(r"\s*(?:export\s+)?([A-Za-z_]\w*)\s*=\s*(.*?)\s*$")
 
 
@@ -27,15 +30,17 @@ def read_env_file(path: Path, environ: dict[str, str], *, required: bool = False
             raise UsageError(f"no such file: {path}", where="--env-file")
         return []
     taken: list[str] = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except OSError as error:
+        raise UsageError(f"can't read {path}: {error.strerror}", where="--env-file") from error
+    for line in text.splitlines():
         match = LINE.match(line)
         if match is None or line.lstrip().startswith("#"):
             continue
         name, value = match.groups()
-        if value[:1] in "'\"" and value[-1:] == value[:1] and len(value) > 1:
-            value = value[1:-1]
-        else:
-            value = value.partition(" #")[0].strip()
+        quoted = QUOTED.match(value)
+        value = quoted[2] if quoted else value.partition(" #")[0].strip()
         if value and NAMES.match(name) and name not in environ:
             environ[name] = value
             taken.append(name)
@@ -43,11 +48,21 @@ def read_env_file(path: Path, environ: dict[str, str], *, required: bool = False
 
 
 def event_writer(stream: TextIO) -> Callable[[Event], None]:
-    """A listener that copies every event to ``stream``, one JSON line each."""
+    """A listener that copies every event to ``stream``, one JSON line each.
+
+    A reader that went away or a full disk ends the copy, not the run.
+    """
+    gone = False
 
     def write(event: Event) -> None:
+        nonlocal gone
         record = {"seq": event.seq, "t": event.t, "type": event.type, "data": event.data}
-        stream.write(json.dumps(record, ensure_ascii=False) + "\n")
-        stream.flush()
+        if not gone:
+            try:
+                stream.write(json.dumps(record) + "\n")
+                stream.flush()
+            except OSError as error:
+                gone = True
+                logger.warning("the copy of the events ends here: %s", error)
 
     return write

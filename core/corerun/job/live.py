@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from corerun.config import Settings
-from corerun.errors import InfrastructureError, Stopped
+from corerun.errors import EnvironmentRefused, InfrastructureError, Stopped, UsageError
 from corerun.execution.collect import remove_tree
 from corerun.execution.worker import RUN_PROGRAM, program_spec
 from corerun.interfaces import (
@@ -230,6 +230,8 @@ class LiveRun:
     async def _lease(self, count: int) -> tuple[str, ...]:
         if not count:
             return ()
+        if count > len(self.gpus):
+            raise EnvironmentRefused(f"a program wants {count} GPUs, and there are {len(self.gpus)}")
         async with self._gpu_freed:
             await self._gpu_freed.wait_for(lambda: len(self._free_gpus) >= count)
             leased = tuple(self._free_gpus[:count])
@@ -255,6 +257,8 @@ class LiveRun:
 
     def write(self, path: str, text: str | bytes) -> None:
         """Write a file of the run, atomically; ``path`` is relative to the run directory."""
+        if Path(path).is_absolute() or ".." in Path(path).parts:
+            raise UsageError(f"{path!r} leads out of the run directory")
         io.replace(self.dir / path, text)
         body = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
         self.emit(kinds.FILE_MADE, path=path, bytes=len(body), sha256=hashlib.sha256(body).hexdigest())

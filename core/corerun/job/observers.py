@@ -5,67 +5,113 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import threading
 from collections import deque
 from collections.abc import AsyncIterator, Sequence
 
+from corerun.errors import CorerunError, PluginError
 from corerun.interfaces import Event, Observer
 from corerun.plugins import PluginManager
 
 logger = logging.getLogger("corerun.observers")
 QUEUE = 10_000
+END_S = 10.0
+"""Seconds that observers together get for what is left when a run ends."""
 
 
 class ObserverRelay:
-    """A bounded queue in front of the observers; the oldest events are dropped, and counted."""
+    """One thread and one bounded queue per observer; the oldest events are dropped, and counted.
 
-    def __init__(self, run: str, names: Sequence[str], manager: PluginManager) -> None:
-        self._run = run
-        self._observers: dict[str, Observer] = {name: manager.get("observers", name)() for name in names}
-        self._queue: deque[Event] = deque()
-        self._ready = asyncio.Event()
-        self.dropped = 0
+    Raises `PluginError` for an observer that can't be made.
+    """
+
+    def __init__(self, names: Sequence[str], manager: PluginManager) -> None:
+        self._feeds = [_Feed(name, _made(name, manager)) for name in dict.fromkeys(names)]
 
     def put(self, event: Event) -> None:
         """Take an event; never waits."""
-        if not self._observers:
-            return
-        if len(self._queue) >= QUEUE:
-            self._queue.popleft()
-            self.dropped += 1
-        self._queue.append(event)
-        self._ready.set()
+        for feed in self._feeds:
+            feed.put(event)
 
     @contextlib.asynccontextmanager
-    async def running(self) -> AsyncIterator[None]:
+    async def running(self, run: str) -> AsyncIterator[None]:
         """Deliver events while the block runs, and what is left at its end."""
-        task = asyncio.create_task(self._deliver())
+        for feed in self._feeds:
+            feed.begin(run)
         try:
             yield
         finally:
-            task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
-            self._drain()
-            for name, observer in self._observers.items():
-                self._guarded(name, observer.close)
-            if self.dropped:
-                logger.warning("observers were too slow: %d events dropped", self.dropped)
+            await asyncio.to_thread(self._end)
 
-    async def _deliver(self) -> None:
-        while True:
-            await self._ready.wait()
-            self._ready.clear()
-            self._drain()
+    def _end(self) -> None:
+        for feed in self._feeds:
+            feed.finish()
+        for feed in self._feeds:
+            feed.wait(END_S / len(self._feeds))
 
-    def _drain(self) -> None:
-        while self._queue:
-            event = self._queue.popleft()
-            for name, observer in list(self._observers.items()):
-                self._guarded(name, observer.on_event, self._run, event)
 
-    def _guarded(self, name: str, call: object, *arguments: object) -> None:
+class _Feed:
+    def __init__(self, name: str, observer: Observer) -> None:
+        self._name = name
+        self._observer = observer
+        self._run = ""
+        self._events: deque[Event] = deque()
+        self._dropped = 0
+        self._open = True
+        self._changed = threading.Condition()
+        # A daemon: an observer that hangs must not keep the process.
+        self._thread = threading.Thread(target=self._deliver, name=f"corerun-observer-{name}", daemon=True)
+
+    def put(self, event: Event) -> None:
+        with self._changed:
+            if not self._open:
+                return
+            if len(self._events) >= QUEUE:
+                self._events.popleft()
+                self._dropped += 1
+            self._events.append(event)
+            self._changed.notify()
+
+    def begin(self, run: str) -> None:
+        self._run = run
+        self._thread.start()
+
+    def finish(self) -> None:
+        with self._changed:
+            self._open = False
+            self._changed.notify()
+
+    def wait(self, seconds: float) -> None:
+        self._thread.join(seconds)
+        if self._thread.is_alive():
+            logger.warning("observer %s is still busy; it is left behind", self._name)
+        if self._dropped:
+            logger.warning("observer %s was too slow: %d events dropped", self._name, self._dropped)
+
+    def _deliver(self) -> None:
         try:
-            call(*arguments)  # type: ignore[operator]
+            while (event := self._next()) is not None:
+                self._observer.on_event(self._run, event)
         except Exception:
-            logger.exception("observer %s failed and is left out from here on", name)
-            self._observers = {key: value for key, value in self._observers.items() if key != name}
+            logger.exception("observer %s failed and is left out from here on", self._name)
+            self.finish()
+        try:
+            self._observer.close()
+        except Exception:
+            logger.exception("observer %s failed at its end", self._name)
+
+    def _next(self) -> Event | None:
+        with self._changed:
+            self._changed.wait_for(lambda: self._events or not self._open)
+            return self._events.popleft() if self._events else None
+
+
+def _made(name: str, manager: PluginManager) -> Observer:
+    kind = manager.get("observers", name)
+    try:
+        observer: Observer = kind()
+    except CorerunError:
+        raise
+    except Exception as error:
+        raise PluginError(f"observer {name} can't start: {type(error).__name__}: {error}") from error
+    return observer

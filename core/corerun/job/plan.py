@@ -14,6 +14,7 @@ from corerun.interfaces import Invocation, Job, Prepared, Provider, ProviderInfo
 from corerun.plugins import PluginManager
 from corerun.runs import directory
 from corerun.runs import journal as journals
+from corerun.runs.fold import fold, started
 
 SCALARS = ("model", "strategy", "workers", "in_flight", "scheduler", "seed", "executor", "sandbox")
 
@@ -168,7 +169,9 @@ def _settings(
     model = config.settings_model(name, job.config_model)
     flags = config.resolve_paths(flags, config.path_keys(model), invocation.cwd)
     invocation = replace(invocation, flags=_plain(flags))
-    layers = [flags, *_documents(job, model, invocation), *_ambient(model, invocation.environ)]
+    sources = [flags, *_documents(job, model, invocation), *_ambient(model, invocation.environ)]
+    layers = [config.spell_out(layer) for layer in sources]
+    config.check_unset(model, layers)
     merged = config.merge(layers)
     settings = config.validate(model, merged)
     if not settings.out_root.is_absolute():
@@ -180,9 +183,10 @@ def _documents(job: Job, model: type[config.Settings], invocation: Invocation) -
     saved: list[config.Layer] = []
     if invocation.resume is not None:
         events, _ = journals.read(invocation.resume / "events.jsonl")
-        if not events:
-            raise UsageError(f"the journal of {invocation.resume} is empty", hint="start a new run")
-        settings = dict(events[0].data["settings"])
+        begun = started(fold(events))
+        if not begun:
+            raise UsageError(f"the journal of {invocation.resume} has no beginning", hint="start a new run")
+        settings = dict(begun["settings"])
         # The place is the run's own; a resumed run never moves.
         settings.pop("run_id", None)
         saved = [config.layer_of(settings, f"{invocation.resume.name}/events.jsonl")]
@@ -224,7 +228,8 @@ def _default_place(settings: config.Settings, job: str) -> Path:
 def _resumes(place: Path, asked: Path | None) -> bool:
     if asked is not None:
         return True
-    if not place.is_dir() or not any(place.iterdir()):
+    # A process that was killed at its very start may have left these and no journal.
+    if not place.is_dir() or {path.name for path in place.iterdir()} <= {"blobs", "nodes", "run.lock"}:
         return False
     if (place / "events.jsonl").is_file():
         return True

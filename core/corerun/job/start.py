@@ -6,10 +6,8 @@ import asyncio
 import contextlib
 import logging
 import platform
-import signal
-import sys
 import traceback
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,22 +23,22 @@ from corerun.errors import (
 )
 from corerun.execution import select
 from corerun.execution.processes import kill_stale
-from corerun.interfaces import Event, Policy
+from corerun.interfaces import Event, Executor, Policy
 from corerun.job.live import LiveRun
 from corerun.job.manifest import build_manifest
 from corerun.job.observers import ObserverRelay
 from corerun.job.plan import Plan
+from corerun.job.signals import stop_on_signals
 from corerun.llm.budget import Budget
 from corerun.llm.client import LanguageModels, LlmSettings
 from corerun.plugins import PluginManager
 from corerun.runs import directory, io
 from corerun.runs import events as kinds
-from corerun.runs.fold import RunState, fold
+from corerun.runs.fold import RunState, fold, started
 from corerun.runs.journal import Journal
 from corerun.runs.lock import RunLock
 
 logger = logging.getLogger("corerun.run")
-GRACE_S = 3.0
 Listener = Callable[[Event], None]
 
 
@@ -67,7 +65,7 @@ async def run_plan(
 
     ``listeners`` are called with each new event; ``restore`` once with those of earlier processes.
     """
-    sandbox, policy = _sandbox(plan, manager, accept_weak)
+    means = _means(plan, manager, accept_weak)
     try:
         if plan.prepared.fresh and not plan.resume:
             plan.directory = directory.claim(plan.directory)
@@ -80,13 +78,14 @@ async def run_plan(
         log = Journal(plan.directory, durability=plan.settings.durability, salvage=salvage)
         try:
             state = fold(log.events)
+            _check_identity(plan, state)
             if state.status == "success":
-                return Finished(_finish(plan, log, state), 0, plan.directory)
+                return Finished(_finish(plan, log), 0, plan.directory)
             restore(log.events)
             # What a killed process of this run left behind; the lock is ours, so nobody needs it.
             await kill_stale(str(plan.directory / "nodes"))
             with _log_file(plan.directory):
-                return await _live(plan, manager, log, state, listeners, sandbox, policy)
+                return await _live(plan, manager, log, state, listeners, means)
         finally:
             log.close()
     finally:
@@ -99,12 +98,10 @@ async def _live(
     log: Journal,
     state: RunState,
     listeners: Sequence[Listener],
-    sandbox: Mapping[str, Any],
-    policy: Policy,
+    means: _Means,
 ) -> Finished:
-    relay = ObserverRelay(plan.directory.name, plan.settings.observers, manager)
-    log.listeners += [*listeners, relay.put]
-    executor = manager.get("executors", plan.settings.executor)(plan.settings.workers)
+    log.listeners += [*listeners, means.relay.put]
+    executor = means.executor(plan.settings.workers)
     run = LiveRun(
         plan.directory,
         plan.settings,
@@ -112,11 +109,11 @@ async def _live(
         state,
         manager=manager,
         executor=executor,
-        sandbox=sandbox,
-        policy=policy,
+        sandbox=means.sandbox,
+        policy=means.policy,
         gpus=visible_gpus(plan.invocation.environ),
     )
-    _open(plan, run, log, state, sandbox)
+    _open(plan, run, state, means.sandbox)
     budget = Budget(**plan.settings.budget.model_dump())
     run.models = LanguageModels(
         record=_Recorder(log, state),
@@ -133,30 +130,53 @@ async def _live(
         environ=plan.invocation.environ,
     )
     run.budget_check = lambda elapsed: budget.check(run.models.ledger, elapsed)
-    error: BaseException | None = None
-    try:
-        async with relay.running(), _signals(run):
-            await plan.job.run(run, plan.settings)
-    except (Exception, asyncio.CancelledError) as caught:
-        error = caught
-        logger.error("the run ended early", exc_info=caught)
-    finally:
-        await run.models.aclose()
-        await executor.close()
-    status, code = _verdict(error, run)
-    run.emit(kinds.RUN_DONE, status=status, exit_code=code, error=_describe(error), **run.noted("result", {}))
-    return Finished(_finish(plan, log, state), code, plan.directory)
+    async with means.relay.running(run.id):
+        error: BaseException | None = None
+        try:
+            async with stop_on_signals(run):
+                await plan.job.run(run, plan.settings)
+        except (Exception, asyncio.CancelledError) as caught:
+            error = caught
+            logger.error("the run ended early", exc_info=caught)
+        finally:
+            await run.models.aclose()
+            await executor.close()
+        status, code = _verdict(error, run)
+        noted = run.noted("result")
+        result = dict(noted) if isinstance(noted, Mapping) else {}
+        end = {"status": status, "exit_code": code, "error": _describe(error)}
+        try:
+            run.emit(kinds.RUN_DONE, **(result | end))
+        except Stopped as full:
+            code = full.exit_code
+        return Finished(_finish(plan, log), code, plan.directory)
 
 
-def _open(plan: Plan, run: LiveRun, log: Journal, state: RunState, sandbox: Mapping[str, Any]) -> None:
+def _check_identity(plan: Plan, state: RunState) -> None:
+    before = started(state).get("identity", {})
+    identity = _identity(plan)
+    changed = [key for key in identity if key in before and before[key] != identity[key]]
+    if changed:
+        raise UsageError(
+            f"a resumed run can't change its {', '.join(changed)}",
+            where=str(plan.directory),
+            hint="start a new run, with another --run_id",
+        )
+
+
+def _identity(plan: Plan) -> dict[str, Any]:
+    return dict(plan.prepared.identity) | {"job": plan.name, "seed": plan.settings.seed}
+
+
+def _open(plan: Plan, run: LiveRun, state: RunState, sandbox: Mapping[str, Any]) -> None:
     versions = {"corerun": __version__, "python": platform.python_version(), "plugin": plan.plugin}
     models = {
         role.model or plan.default_model: {"kind": plan.models.check(role.model or plan.default_model).kind}
         for role in plan.roles.values()
     }
-    identity = dict(plan.prepared.identity) | {"job": plan.name, "seed": plan.settings.seed}
     settings = plan.settings.model_dump(mode="json")
     if state.started is None:
+        io.replace(plan.directory / "config.resolved.yaml", config.to_yaml(plan.settings))
         run.emit(
             kinds.RUN_STARTED,
             schema=kinds.SCHEMA,
@@ -168,20 +188,11 @@ def _open(plan: Plan, run: LiveRun, log: Journal, state: RunState, sandbox: Mapp
             versions=versions,
             settings=settings,
             inputs=dict(plan.prepared.inputs),
-            identity=identity,
+            identity=_identity(plan),
             models=models,
             sandbox={key: value for key, value in sandbox.items() if key != "target"},
         )
-        io.replace(plan.directory / "config.resolved.yaml", config.to_yaml(plan.settings))
     else:
-        before = state.started.data["identity"]
-        changed = [key for key in identity if key in before and before[key] != identity[key]]
-        if changed:
-            raise UsageError(
-                f"a resumed run can't change its {', '.join(changed)}",
-                where=str(plan.directory),
-                hint="start a new run, with another --run_id",
-            )
         run.emit(
             kinds.RUN_RESUMED,
             argv=list(plan.invocation.argv),
@@ -198,18 +209,21 @@ def _open(plan: Plan, run: LiveRun, log: Journal, state: RunState, sandbox: Mapp
         )
 
 
-def _finish(plan: Plan, log: Journal, state: RunState) -> Mapping[str, Any]:
-    try:
-        part = plan.job.derive(plan.directory, log.events)
-    except CorerunError:
-        raise
-    except Exception as error:
-        logger.exception("derived files could not be written")
-        log.emit(kinds.WARNING, {"message": f"derived files are incomplete: {type(error).__name__}: {error}"})
-        state.warnings.append(log.events[-1].data["message"])
-        part = {}
+def _finish(plan: Plan, log: Journal) -> Mapping[str, Any]:
+    part: Mapping[str, Any] = {}
+    # On a full disk the manifest still goes to whoever started the run.
+    with contextlib.suppress(Stopped):
+        try:
+            part = plan.job.derive(plan.directory, log.events)
+        except CorerunError:
+            raise
+        except Exception as error:
+            logger.exception("derived files could not be written")
+            message = f"derived files are incomplete: {type(error).__name__}: {error}"
+            log.emit(kinds.WARNING, {"message": message})
     manifest = build_manifest(plan.directory, log.events, part)
-    io.replace_json(plan.directory / "run_manifest.json", manifest, sort_keys=True)
+    with contextlib.suppress(Stopped):
+        io.replace_json(plan.directory / "run_manifest.json", manifest, sort_keys=True)
     return manifest
 
 
@@ -238,6 +252,22 @@ def _describe(error: BaseException | None) -> Mapping[str, Any] | None:
         "hint": getattr(error, "hint", ""),
         "traceback": trace,
     }
+
+
+@dataclass(frozen=True, slots=True)
+class _Means:
+    """What a run works with: chosen before anything is written, since each part may be refused."""
+
+    sandbox: Mapping[str, Any]
+    policy: Policy
+    relay: ObserverRelay
+    executor: Callable[[int], Executor]
+
+
+def _means(plan: Plan, manager: PluginManager, accept_weak: bool) -> _Means:
+    executor = manager.get("executors", plan.settings.executor)
+    sandbox, policy = _sandbox(plan, manager, accept_weak)
+    return _Means(sandbox, policy, ObserverRelay(plan.settings.observers, manager), executor)
 
 
 def _sandbox(plan: Plan, manager: PluginManager, accept_weak: bool) -> tuple[dict[str, Any], Policy]:
@@ -279,7 +309,8 @@ def _no_directory(plan: Plan, error: EnvironmentRefused) -> Finished:
 
 @contextlib.contextmanager
 def _log_file(place: Path) -> Iterator[None]:
-    handler = logging.FileHandler(place / "run.log", encoding="utf-8", errors="backslashreplace")
+    with io.reported(place / "run.log"):
+        handler = logging.FileHandler(place / "run.log", encoding="utf-8", errors="backslashreplace")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
     root = logging.getLogger("corerun")
     level = root.level
@@ -291,38 +322,6 @@ def _log_file(place: Path) -> Iterator[None]:
         root.removeHandler(handler)
         root.setLevel(level)
         handler.close()
-
-
-@contextlib.asynccontextmanager
-async def _signals(run: LiveRun) -> AsyncIterator[None]:
-    """First Ctrl-C: ask for nothing new and give what runs a moment; second, or SIGTERM: stop now."""
-    loop = asyncio.get_running_loop()
-    task = asyncio.current_task()
-    assert task is not None
-
-    def first() -> None:
-        if run.stopping:
-            task.cancel()
-            return
-        run.stopping = True
-        print("corerun: stopping; press Ctrl-C again to stop at once", file=sys.stderr)  # noqa: T201
-        loop.call_later(GRACE_S, task.cancel)
-
-    def now() -> None:
-        run.stopping = True
-        task.cancel()
-
-    try:
-        loop.add_signal_handler(signal.SIGINT, first)
-        loop.add_signal_handler(signal.SIGTERM, now)
-    except (ValueError, RuntimeError):  # not in the main thread: the caller's signals stay the caller's
-        yield
-        return
-    try:
-        yield
-    finally:
-        loop.remove_signal_handler(signal.SIGINT)
-        loop.remove_signal_handler(signal.SIGTERM)
 
 
 def visible_gpus(environ: Mapping[str, str]) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import secrets
 import time
@@ -68,7 +69,9 @@ def list_runs(out_root: Path) -> list[Path]:
 def find_run(text: str, out_root: Path) -> Path:
     """The run that ``text`` names: a directory, its name, or the beginning of one; '' is the newest."""
     if text:
-        direct = Path(text).expanduser()
+        direct = Path(text)
+        with contextlib.suppress(RuntimeError):  # a home that nobody has
+            direct = direct.expanduser()
         if (direct / "events.jsonl").is_file():
             return direct.resolve()
     runs = list_runs(out_root)

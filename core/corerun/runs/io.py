@@ -15,7 +15,6 @@ from typing import Any
 
 from corerun.errors import StateError, Stopped
 
-
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 """Errors that free space cures."""
 

@@ -54,6 +54,10 @@ def digest(event: Event) -> str:
     return hashlib.sha256(body.encode()).hexdigest()
 
 
+class _Damaged(ValueError):
+    """A whole line that doesn't belong where it stands: never a torn tail."""
+
+
 def _restore(event: Event, blobs: Path) -> Event:
     name = event.data.get("$blob") if isinstance(event.data, Mapping) else None
     if name is None:
@@ -65,10 +69,6 @@ def _restore(event: Event, blobs: Path) -> Event:
     if hashlib.sha256(body).hexdigest() != name:
         raise _Damaged(f"blobs/{name}, which it needs, was changed")
     return Event(event.seq, event.t, event.type, json.loads(body))
-
-
-class _Damaged(ValueError):
-    """A whole line that doesn't belong where it stands: never a torn tail."""
 
 
 def read(path: Path, *, salvage: bool = False) -> tuple[list[Event], int]:
@@ -208,7 +208,7 @@ class Journal:
 
     def _line(self, event: Event) -> bytes:
         line = encode(event)
-        if len(line) <= MAX_BODY:
+        if len(line) <= MAX_BODY and "$blob" not in event.data:
             return line
         body = json.dumps(event.data, separators=(",", ":")).encode()
         try:

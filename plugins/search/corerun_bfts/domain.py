@@ -14,8 +14,9 @@ from corerun.interfaces import Node, Outcome, Run, Tree
 from corerun.runs import events as kinds
 from corerun.search.tree import finished_before, running_at
 from corerun_bfts import judgements
-from corerun_bfts.experiment import Laboratory, Record, ask
+from corerun_bfts.experiment import Record, examine
 from corerun_bfts.history import remembered, running_row
+from corerun_bfts.laboratory import Laboratory, ask
 from corerun_bfts.programs import extract_program, head
 from corerun_bfts.prompts import Prompts
 from corerun_bfts.questions import Question
@@ -128,7 +129,7 @@ class StageDomain:
         self._written[node.id] = Written(record.code, answer.seq)
         record.extra["faults"] = _planted(record.code)
         record.plot_base = self._plot_base(tree, parent)
-        return self._closed(await self._lab.examine(node, self._prompts, record))
+        return self._closed(await examine(self._lab, node, self._prompts, record))
 
     def _program_question(self, tree: Tree, node: Node, parent: Node | None, op: str) -> Question:
         if op == "debug":

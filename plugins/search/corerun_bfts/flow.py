@@ -14,8 +14,8 @@ from corerun.search.records import carry_root
 from corerun.search.tree import SearchTree
 from corerun_bfts import judgements
 from corerun_bfts.domain import StageDomain, WideningDomain
-from corerun_bfts.experiment import Laboratory, ask
 from corerun_bfts.figures import aggregate_figures
+from corerun_bfts.laboratory import Laboratory, ask
 from corerun_bfts.metric import PrimaryMetric
 from corerun_bfts.outputs import check_artifacts, write_stage
 from corerun_bfts.prompts import Prompts
@@ -95,7 +95,6 @@ class Walk:
             seeds = await run_seeds(
                 self.lab,
                 stage,
-                prompts,
                 best,
                 in_flight=self.settings.expansions,
                 batch=self.settings.scheduler == "batch",
@@ -234,7 +233,6 @@ class Walk:
         await run_seeds(
             self.lab,
             FIRST_GOOD,
-            self._prompts(FIRST_GOOD),
             node,
             in_flight=self.settings.expansions,
             batch=self.settings.scheduler == "batch",

@@ -12,7 +12,8 @@ from corerun.runs import io
 from corerun.search.driver import search
 from corerun.search.records import carry_root
 from corerun_bfts import judgements
-from corerun_bfts.experiment import Laboratory, Record, ask
+from corerun_bfts.experiment import Record, rerun
+from corerun_bfts.laboratory import Laboratory, ask
 from corerun_bfts.programs import seeded, trimmed
 from corerun_bfts.prompts import Prompts
 from corerun_bfts.stages import Stage
@@ -23,10 +24,9 @@ TRIES = 2
 class SeedDomain:
     """Reruns the one open root; no model is asked."""
 
-    def __init__(self, laboratory: Laboratory, stage: Stage, prompts: Prompts) -> None:
+    def __init__(self, laboratory: Laboratory, stage: Stage) -> None:
         self._lab = laboratory
         self._stage = stage
-        self._prompts = prompts
 
     async def expand(self, run: Run, tree: Tree, node: Node) -> Outcome:
         run.forget(node.id)
@@ -38,11 +38,9 @@ class SeedDomain:
             plan=f"Seed {seed} of {root.data['origin_id']}",
             code=seeded(root.data["code"], seed),
             name=root.data.get("name", ""),
-            seed=seed,
-            plot_code=root.data.get("plot_code", ""),
             extra={"origin_id": root.data["origin_id"]},
         )
-        outcome = await self._lab.examine(node, self._prompts, record, judged=False)
+        outcome = await rerun(self._lab, node, record, seed, root.data.get("plot_code", ""))
         return Outcome(outcome.status, outcome.score, outcome.reason, open=False, data=outcome.data)
 
     async def finished(self, run: Run, tree: Tree) -> bool:
@@ -66,15 +64,13 @@ def carried(node: Node) -> Outcome:
     return Outcome("good", node.score, data=data)
 
 
-async def run_seeds(
-    laboratory: Laboratory, stage: Stage, prompts: Prompts, best: Node, *, in_flight: int, batch: bool
-) -> Tree:
+async def run_seeds(laboratory: Laboratory, stage: Stage, best: Node, *, in_flight: int, batch: bool) -> Tree:
     """Run ``best`` once per seed, in the scope ``<stage>.seeds``."""
     run = laboratory.run
     carry_root(run, stage.seeds, carried(best))
     return await search(
         run,
-        SeedDomain(laboratory, stage, prompts),
+        SeedDomain(laboratory, stage),
         EverySeed(),
         scope=stage.seeds,
         max_nodes=laboratory.settings.agent.multi_seed_eval.num_seeds,

@@ -161,7 +161,7 @@ class BftsSettings(Section):
     preprocess_data: bool = Field(False, description="unpack zip archives of the copied data")
     copy_data: bool = Field(True, description="copy the input data; otherwise link to it")
     generate_report: bool = Field(True, description="write the four summaries")
-    keep_workspaces: bool = Field(False, description="keep the working/ folder of every program")
+    keep_workspaces: bool = Field(False, description="keep the folders that programs ran in")
     metric: MetricSettings | None = None
     best_value: bool = Field(False, description="score by the best value of a curve, not by the last")
     exec: ExecSettings = ExecSettings()

@@ -10,7 +10,7 @@ from corerun.errors import ModelError
 from corerun.interfaces import Node, Run
 from corerun.runs import io
 from corerun_bfts import judgements
-from corerun_bfts.experiment import ask
+from corerun_bfts.laboratory import ask
 from corerun_bfts.record import RunRecord, StageRecord
 from corerun_bfts.settings import BftsSettings
 

@@ -1,0 +1,208 @@
+"""Kills the experiment search at random records of its journal: nothing finished or paid is lost."""
+
+from __future__ import annotations
+
+import json
+import random
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.killing import Ended, Experiment, check_journal, paid, tree_of
+from tests.support.openai_server import OpenAIServer, serve_in_thread
+from tests.support.researcher import Researcher
+
+ONE = ("--workers", "1", "-o", "in_flight=1")
+BATCH = ("--workers", "2", "-o", "scheduler=batch")
+FREE = ("--workers", "2")
+RECIPES = ("--model", "recipes::default")
+
+
+@dataclass
+class Story:
+    """A run from its first start to its end."""
+
+    experiment: Experiment
+    ended: Ended
+    requests: list[str]
+    """What the server was asked, without the place of the run."""
+    kills: int = 0
+
+    @property
+    def events(self) -> list[dict[str, Any]]:
+        return self.experiment.events()
+
+
+@contextmanager
+def researcher() -> Iterator[OpenAIServer]:
+    with serve_in_thread(Researcher().respond) as server:
+        yield server
+
+
+def tell(root: Path, mode: tuple[str, ...], *, kills: int = 0, records: int = 0, seed: int = 0) -> Story:
+    """A run in a folder of its own, with a server of its own."""
+    with researcher() as server:
+        experiment = Experiment(root, server.environ())
+        experiment.arguments = (*experiment.arguments, *mode)
+        rng = random.Random(seed)
+        ended = experiment.killed(kills, records, rng) if kills else experiment.start()
+        place = str(experiment.directory)
+        requests = [json.dumps(body, sort_keys=True).replace(place, "RUN") for body in server.bodies]
+    assert ended.code == 0, ended.stderr[-3000:]
+    return Story(experiment, ended, requests, experiment.kills)
+
+
+@pytest.fixture(scope="module")
+def one(tmp_path_factory: pytest.TempPathFactory) -> Story:
+    return tell(tmp_path_factory.mktemp("one"), ONE)
+
+
+@pytest.fixture(scope="module")
+def one_killed(tmp_path_factory: pytest.TempPathFactory, one: Story) -> Story:
+    return tell(tmp_path_factory.mktemp("one-killed"), ONE, kills=12, records=one.ended.records, seed=1)
+
+
+@pytest.fixture(scope="module")
+def batch(tmp_path_factory: pytest.TempPathFactory) -> Story:
+    return tell(tmp_path_factory.mktemp("batch"), BATCH)
+
+
+@pytest.fixture(scope="module")
+def batch_killed(tmp_path_factory: pytest.TempPathFactory, batch: Story) -> Story:
+    return tell(tmp_path_factory.mktemp("batch-killed"), BATCH, kills=4, records=batch.ended.records, seed=2)
+
+
+@pytest.fixture(scope="module")
+def free_killed(tmp_path_factory: pytest.TempPathFactory, one: Story) -> Story:
+    return tell(tmp_path_factory.mktemp("free-killed"), FREE, kills=6, records=one.ended.records, seed=3)
+
+
+@pytest.fixture(params=["one_killed", "batch_killed", "free_killed"])
+def killed(request: pytest.FixtureRequest) -> Story:
+    story: Story = request.getfixturevalue(request.param)
+    return story
+
+
+def check_payments(story: Story) -> None:
+    """What the server saw is what the journal says was answered, and at most what was under way."""
+    answered, lost = paid(story.events)
+    assert answered <= len(story.requests) <= answered + lost
+    assert len(story.ended.manifest["possibly_double_paid"]) == lost
+    assert lost <= story.kills * 4
+
+
+def test_no_finished_node_and_no_paid_answer_is_lost(killed: Story) -> None:
+    assert killed.kills >= 3
+    assert killed.ended.manifest["status"] == "success"
+    check_journal(killed.events)
+    check_payments(killed)
+
+
+def test_every_artifact_is_there_after_kills(killed: Story) -> None:
+    manifest = killed.ended.manifest
+    assert not [warning for warning in manifest["warnings"] if "Missing" in warning or "empty" in warning]
+    assert len(manifest["artifacts"]["figure_files"]) == 2
+    for node in tree_of(killed.events).items():
+        folder = killed.experiment.directory / f"logs/0-run/experiment_results/experiment_{node[0]}"
+        if node[1]["status"] == "good" and node[1]["op"] != "carried":
+            assert {path.name for path in folder.iterdir()} >= {"experiment_code.py", "experiment_data.npy"}
+
+
+def test_workspaces_are_gone_at_the_end(killed: Story) -> None:
+    left = [path.name for path in (killed.experiment.directory / "nodes").iterdir()]
+    assert [name for name in left if not name.startswith(".")] == []
+
+
+@pytest.mark.parametrize("mode", ["one", "batch"])
+def test_killed_and_resumed_a_deterministic_run_comes_to_the_same_tree(
+    request: pytest.FixtureRequest, mode: str
+) -> None:
+    whole, killed = request.getfixturevalue(mode), request.getfixturevalue(f"{mode}_killed")
+    expected, found = tree_of(whole.events), tree_of(killed.events)
+    assert list(found) == list(expected)
+    for node, facts in expected.items():
+        assert found[node] == facts
+    assert killed.ended.manifest["best"] == whole.ended.manifest["best"]
+
+
+@pytest.mark.parametrize("mode", ["one", "batch"])
+def test_a_resumed_run_puts_the_same_questions_to_the_byte(request: pytest.FixtureRequest, mode: str) -> None:
+    whole, killed = request.getfixturevalue(mode), request.getfixturevalue(f"{mode}_killed")
+    assert set(killed.requests) == set(whole.requests)
+
+
+def test_an_ended_run_prints_its_manifest_again_and_does_nothing(one: Story) -> None:
+    before = (one.experiment.directory / "events.jsonl").read_bytes()
+    again = one.experiment.resume()
+    assert again.code == 0 and again.manifest == one.ended.manifest
+    assert (one.experiment.directory / "events.jsonl").read_bytes() == before
+
+
+def test_whatever_stops_a_run_it_goes_on_to_the_same_tree(tmp_path: Path, one: Story) -> None:
+    with researcher() as server:
+        run = Experiment(tmp_path, server.environ())
+        run.arguments = (*run.arguments, *ONE)
+        full = run.start("-o", "min_free_mb=1000000000000")
+        assert (full.code, full.manifest["status"]) == (5, "stopped")
+        assert "min_free_mb" in full.stderr
+        poor = run.resume("-o", "budget.tokens=30000")
+        assert (poor.code, poor.manifest["status"]) == (5, "stopped")
+        assert "budget.tokens" in poor.stderr and poor.manifest["cost"]["tokens"] <= 30000
+        for sign in (signal.SIGINT, signal.SIGTERM):
+            asked = run.resume(stop_after=25, sign=sign)
+            assert (asked.code, asked.manifest["status"]) == (130, "interrupted"), asked.stderr
+        ended = run.resume()
+        assert (ended.code, ended.manifest["status"]) == (0, "success")
+    for document in (full, poor, asked, ended):
+        assert "Traceback" not in document.stderr
+    check_journal(run.events())
+    assert tree_of(run.events()) == tree_of(one.events)
+
+
+def test_another_idea_or_seed_is_no_resume(one: Story) -> None:
+    for change in (("-o", "seed=5"), ("-o", "strategy=greedy")):
+        refused = one.experiment.start("--resume", str(one.experiment.directory), *change)
+        assert refused.code == 2
+        assert "Traceback" not in refused.stderr and change[1].split("=")[0] in refused.stderr
+
+
+# ------------------------------------------------------------------------------------------ soak
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("mode", [ONE, BATCH, FREE], ids=["one", "batch", "free"])
+def test_fifty_kills_against_a_server(tmp_path: Path, mode: tuple[str, ...]) -> None:
+    whole = tell(tmp_path / "whole", mode)
+    for seed in range(5):
+        killed = tell(tmp_path / f"{seed}", mode, kills=10, records=whole.ended.records, seed=seed)
+        assert killed.kills >= 8
+        check_journal(killed.events)
+        check_payments(killed)
+        if mode != FREE:
+            assert tree_of(killed.events) == tree_of(whole.events)
+            assert set(killed.requests) == set(whole.requests)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("mode", [ONE, BATCH, FREE], ids=["one", "batch", "free"])
+def test_fifty_kills_on_recipes(tmp_path: Path, mode: tuple[str, ...]) -> None:
+    def recipes(root: Path) -> Experiment:
+        experiment = Experiment(root, {}, arguments=(*RECIPES, *mode))
+        ideas = json.loads(experiment.ideas.read_text())
+        experiment.ideas.write_text(json.dumps([{**ideas[0], "Recipe": "few_labels"}]))
+        return experiment
+
+    whole = recipes(tmp_path / "whole")
+    ended = whole.start()
+    assert ended.code == 0, ended.stderr
+    for seed in range(5):
+        killed = recipes(tmp_path / f"{seed}")
+        assert killed.killed(10, ended.records, random.Random(seed)).code == 0
+        check_journal(killed.events())
+        if mode != FREE:
+            assert tree_of(killed.events()) == tree_of(whole.events())
