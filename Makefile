@@ -2,8 +2,9 @@
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
-INSTALL := PIP_ROOT_USER_ACTION=ignore $(BIN)/python -m pip install --quiet --disable-pip-version-check \
+INSTALL := PIP_ROOT_USER_ACTION=ignore $(BIN)/python -m pip install -qq --disable-pip-version-check \
 	--no-input --constraint constraints.txt
+SOURCES := core plugins tests benchmarks docs examples .ci
 BENCHMARKS := startup bfts recipes_gain
 ARGS ?=
 
@@ -20,8 +21,8 @@ test: .venv/dev.stamp ## run the tests (ARGS='-k journal' adds flags)
 	@$(BIN)/pytest -m 'not soak' $(ARGS)
 
 lint: .venv/dev.stamp ## check style and import rules
-	@$(BIN)/ruff check --quiet .
-	@$(BIN)/ruff format --check --quiet .
+	@$(BIN)/ruff check --quiet $(SOURCES)
+	@$(BIN)/ruff format --check --quiet $(SOURCES)
 	@$(BIN)/lint-imports
 
 types: .venv/dev.stamp ## check types

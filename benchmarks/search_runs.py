@@ -15,11 +15,11 @@ from corerun.runs import journal
 from corerun_bfts.job import ExperimentSearch
 from corerun_bfts.sdk import run_job
 
-TEXTS = frozenset(
-    {"code", "plot_code", "output", "plot_output", "stdout", "stderr", "text", "reasoning", "tool_calls"}
-)
-"""Fields of journal records that hold code, outputs or texts of model calls. Whatever is made of an
-answer afterwards (plan, analysis, names) is counted."""
+CODE_AND_OUTPUTS = frozenset({"code", "plot_code", "output", "plot_output", "stdout", "stderr"})
+ANSWERS = frozenset({"text", "reasoning", "tool_calls"})
+COPIES = frozenset({"plan", "analysis", "plot_analyses", "vlm_feedback_summary", "description"})
+"""Fields of records into which the search takes a piece of an answer's text."""
+TEXTS = CODE_AND_OUTPUTS | ANSWERS | COPIES
 HALF = 10
 
 
@@ -122,7 +122,7 @@ def journal_bytes_per_node(run: SearchRun, node: int) -> float:
 def derived_bytes_per_node(run: SearchRun, place: Path, node: int) -> float:
     """Bytes of all derived files of the run as it stood at ``node``, texts emptied, per node.
 
-    The files of a stage are written twice in a run, when it ends and when the run ends.
+    The files of a stage are written twice in a run, when it ends and when the run ends; its page once.
     """
     cut = _finished(run.events)[node - 1] + 1
     place.mkdir()
@@ -135,7 +135,7 @@ def derived_bytes_per_node(run: SearchRun, place: Path, node: int) -> float:
     ]
     ExperimentSearch().derive(place, emptied)
     sizes = {path: path.stat().st_size for path in place.rglob("*") if path.is_file()}
-    twice = sum(size for path, size in sizes.items() if path.parent.name.startswith("stage_"))
+    twice = sum(size for path, size in sizes.items() if path.parent.name.startswith("stage_") and path.suffix != ".html")
     return (sum(sizes.values()) + twice) / node
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeAlias, TypeVar, runtime_checkable
 
@@ -242,7 +242,7 @@ class ExecRequest:
     fresh: bool = False
 
     def to_json(self) -> dict[str, Json]:
-        return asdict(self)
+        return _as_dict(self) | {"limits": _as_dict(self.limits)}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Json]) -> ExecRequest:
@@ -289,7 +289,7 @@ class ExecResult:
     infra: str = ""
 
     def to_json(self) -> dict[str, Json]:
-        return asdict(self)
+        return _as_dict(self)
 
     @classmethod
     def from_json(cls, data: Mapping[str, Json]) -> ExecResult:
@@ -324,6 +324,11 @@ class Probe:
     reason: str = ""
     guarantees: frozenset[str] = frozenset()
     strength: int = 0
+
+
+def _as_dict(record: Any) -> dict[str, Json]:
+    # Not `dataclasses.asdict`: its deep copy of what is JSON already costs more than the rest of a call.
+    return {item.name: getattr(record, item.name) for item in fields(record)}
 
 
 class Session(Protocol):

@@ -8,12 +8,15 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import corerun_bfts
+from corerun.interfaces import CallContext, ChatReply, ChatRequest, Message, ProviderInfo, Usage
+from tests.support.experimenter import Experimenter, all_text
+from tests.support.openai_server import forced_tool, text
 
 IDEAS = Path(corerun_bfts.__file__).parent / "example" / "ideas.json"
 DATA = Path(__file__).parent.parent / "data"
@@ -142,3 +145,64 @@ def copy_of(run: Path, folder: Path) -> Path:
     target = folder / run.name
     shutil.copytree(run, target, symlinks=True, ignore=shutil.ignore_patterns("nodes"))
     return target
+
+
+class Researcher:
+    """`Experimenter` that stops improving its figures, and whose programs begin with ``first_lines``.
+
+    ``figure_answers`` answer the first rounds of the final figures; after them it is done.
+    """
+
+    def __init__(self, first_lines: str = "", figure_answers: Sequence[str] | None = None) -> None:
+        self._inner = Experimenter()
+        self._first_lines = first_lines
+        self._figure_answers = list(figure_answers) if figure_answers is not None else None
+        self.figure_questions: list[dict[str, Any]] = []
+
+    def __call__(self, body: dict[str, Any]) -> Any:
+        question = all_text(body)
+        if forced_tool(body) is None and "plot_agg_manifest.json" in question:
+            self.figure_questions.append(body)
+            number = len(self.figure_questions) - 1
+            if self._figure_answers is not None:
+                left = self._figure_answers[number:]
+                return text(left[0] if left else "I am done")
+            return text("I am done") if number else self._inner(body)
+        reply = self._inner(body)
+        if self._first_lines and reply.content and "epoch in range" in reply.content:
+            return text(reply.content.replace("```python\n", f"```python\n{self._first_lines}\n", 1))
+        return reply
+
+
+class InProcess:
+    """A provider that a test brings itself: asks ``answer`` without any wire."""
+
+    def __init__(self, answer: Callable[[dict[str, Any]], Any], name: str = "mine") -> None:
+        self.info = ProviderInfo(name, needs_key=False, is_local=True, vision=True)
+        self._answer = answer
+        self.purposes: list[str] = []
+
+    async def complete(self, request: ChatRequest, ctx: CallContext) -> ChatReply:
+        self.purposes.append(ctx.purpose)
+        body: dict[str, Any] = {"model": request.model, "messages": [_wire(m) for m in request.messages]}
+        body["max_tokens"] = request.max_tokens
+        if request.schema is not None:
+            function = {"name": request.schema_name, "parameters": request.schema}
+            body["tools"] = [{"type": "function", "function": function}]
+            body["tool_choice"] = {"type": "function", "function": {"name": request.schema_name}}
+        reply = self._answer(body)
+        answer = json.dumps(reply.calls[0][1]) if reply.calls else str(reply.content)
+        return ChatReply(text=answer, finish=_FINISH.get(reply.finish, "stop"), usage=Usage(10, 5))
+
+
+_FINISH = {"length": "length", "tool_calls": "tool"}
+
+
+def _wire(message: Message) -> dict[str, Any]:
+    if isinstance(message.content, str):
+        return {"role": message.role, "content": message.content}
+    parts = [
+        {"type": "text", "text": part.text} if part.kind == "text" else {"type": "image_url"}
+        for part in message.content
+    ]
+    return {"role": message.role, "content": parts}

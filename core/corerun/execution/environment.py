@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import os
+import re
 import sys
 from collections.abc import Iterable, Mapping
 
@@ -29,6 +30,10 @@ _CREDENTIALS = (
 )
 _INTERFERING = ("LD_PRELOAD", "LD_LIBRARY_PATH", "PYTHONPATH", "PYTHONSTARTUP", "GIT_*", "CORERUN_EXEC_ID")
 _INHERITED = ("LANG", "LC_ALL", "TZ")
+_IS_CREDENTIAL, _IS_INTERFERING = (
+    re.compile("|".join(fnmatch.translate(pattern) for pattern in patterns)).match
+    for patterns in (_CREDENTIALS, _INTERFERING)
+)
 
 HOME_FOLDER = ".home"
 TEMPORARY_FOLDER = ".tmp"
@@ -36,7 +41,7 @@ TEMPORARY_FOLDER = ".tmp"
 
 def is_credential(name: str) -> bool:
     """Whether a variable of this name may hold a key, a password or a way to one."""
-    return any(fnmatch.fnmatchcase(name.upper(), pattern) for pattern in _CREDENTIALS)
+    return _IS_CREDENTIAL(name.upper()) is not None
 
 
 def check_names(names: Iterable[str]) -> None:
@@ -47,7 +52,7 @@ def check_names(names: Iterable[str]) -> None:
                 f"refused: {name} is a provider credential",
                 hint="programs never see credentials; give the program its data as a file",
             )
-        if any(fnmatch.fnmatchcase(name.upper(), pattern) for pattern in _INTERFERING):
+        if _IS_INTERFERING(name.upper()):
             raise UsageError(f"refused: {name} would change how the program is run")
         if not name or "=" in name or "\0" in name:
             raise UsageError(f"{name!r} is no name of an environment variable")

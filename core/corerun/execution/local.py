@@ -138,9 +138,9 @@ async def _run(
         files=tuple(found.files),
         files_skipped=tuple(found.skipped),
         timing={
-            "start_s": started - begin,
-            "run_s": ended.wall_s,
-            "collect_s": time.monotonic() - before,
+            "start_s": round(started - begin, 6),
+            "run_s": round(ended.wall_s, 6),
+            "collect_s": round(time.monotonic() - before, 6),
         },
     )
 
@@ -212,7 +212,7 @@ def _result(
     claimed = status == "error" and not message
     trace = record.get("exc_trace", ())
     peak_kb = record.get("peak_kb")
-    own_mb = peak_kb / 1024 if isinstance(peak_kb, int) else 0.0
+    own_mb = peak_kb / 1024 if isinstance(peak_kb, int) and 0 < peak_kb < 2**40 else 0.0
     oom = {"by": "watchdog" if ended.cause else "kernel", "limit_mb": memory_mb, "peak_mb": ended.peak_mb}
     return ExecResult(
         status=status,
@@ -220,7 +220,7 @@ def _result(
         signal=ended.signal,
         exc_type=str(record.get("exc_type", ""))[:200] if claimed else "",
         exc_msg=str(record.get("exc_msg", "")) if claimed else message,
-        exc_trace=tuple(trace) if claimed and isinstance(trace, list) else (),
+        exc_trace=_frames(trace) if claimed else (),
         stdout=stdout.text,
         stdout_path=stdout.path,
         stdout_bytes=stdout.total,
@@ -229,13 +229,19 @@ def _result(
         stderr_path=stderr.path,
         stderr_bytes=stderr.total,
         truncated=bool(stdout.cut or stderr.cut),
-        wall_s=ended.wall_s,
-        cpu_s=ended.cpu_s,
-        max_rss_mb=max(own_mb, ended.peak_mb) or ended.max_rss_mb,
+        wall_s=round(ended.wall_s, 6),
+        cpu_s=round(ended.cpu_s, 6),
+        max_rss_mb=round(max(own_mb, ended.peak_mb) or ended.max_rss_mb, 3),
         oom=oom if status == "oom" else None,
         leftovers=ended.leftovers,
         infra=message if status == "infra_error" else "",
     )
+
+
+def _frames(trace: Json) -> tuple[Json, ...]:
+    """The frames of a traceback that have the launcher's form."""
+    frames = trace if isinstance(trace, list) else ()
+    return tuple(frame for frame in frames if isinstance(frame, dict) and isinstance(frame.get("file"), str))
 
 
 def _status(ended: Ended, record: Mapping[str, Json], memory_mb: int) -> tuple[str, str]:

@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from corerun.errors import CorerunError, UsageError
@@ -31,7 +31,14 @@ def program_spec(request: ExecRequest, sandbox: str, policy: Policy | None = Non
     return {
         "request": request.to_json(),
         "sandbox": sandbox,
-        "policy": {**asdict(policy), "require": sorted(policy.require)},
+        "policy": {
+            "require": sorted(policy.require),
+            "read": policy.read,
+            "write": policy.write,
+            "pass_env": policy.pass_env,
+            "network": policy.network,
+            "limits": asdict(policy.limits),
+        },
     }
 
 
@@ -40,11 +47,9 @@ async def run_program(spec: Json, serve: Handler | None = None) -> Json:
 
     ``mem_mb`` in the spec, set by the executor, is used where the request names no limit.
     """
-    request = dict(spec["request"])
-    limits = {**asdict(Limits()), **request.get("limits", {})}
-    if limits["mem_mb"] is None:
-        limits["mem_mb"] = spec.get("mem_mb")
-    parsed = ExecRequest.from_json({**request, "limits": limits})
+    parsed = ExecRequest.from_json(spec["request"])
+    if parsed.limits.mem_mb is None:
+        parsed = replace(parsed, limits=replace(parsed.limits, mem_mb=spec.get("mem_mb")))
     session = await _sandbox(spec["sandbox"]).open(_policy(spec.get("policy", {}), parsed), parsed.workspace)
     try:
         result = await session.run(parsed, serve)

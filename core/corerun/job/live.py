@@ -37,6 +37,8 @@ from corerun.runs.fold import RunState
 from corerun.runs.journal import Journal
 
 GUARD_EVERY_S = 1.0
+SHORT_CHARS = 4000
+"""Output of a program up to which it stands in its record."""
 
 
 class LiveRun:
@@ -73,7 +75,7 @@ class LiveRun:
         self.gpus = tuple(gpus)
         self._free_gpus = list(gpus)
         self._gpu_freed = asyncio.Condition()
-        self._counts: dict[tuple[str, int, str], int] = {}
+        self._counts: dict[str, dict[tuple[str, int, str], int]] = {}
         self._started = time.monotonic()
         self._guarded = 0.0
         self.budget_check: Callable[[float], None] = lambda elapsed: None
@@ -168,7 +170,8 @@ class LiveRun:
 
     def _execution_key(self, request: ExecRequest) -> str:
         place = (request.node, request.attempt, request.label)
-        count = self._counts[place] = self._counts.get(place, 0) + 1
+        counts = self._counts.setdefault(request.node, {})
+        count = counts[place] = counts.get(place, 0) + 1
         body = {
             "place": place,
             "n": count,
@@ -179,26 +182,55 @@ class LiveRun:
     def forget(self, node: str) -> None:
         """Let a node's next attempt find the recorded answers and programs of its last one."""
         self.models.forget(node)
-        for place in [place for place in self._counts if place[0] == node]:
-            del self._counts[place]
+        self._counts.pop(node, None)
 
     def _recall(self, request: ExecRequest, event: Event) -> ExecResult | None:
         result = ExecResult.from_json(event.data["result"])
         folder = Path(request.workspace) / request.cwd
+        newest = self._newest_files(request)
         for item in result.files:
             path = folder / item["path"]
-            if not path.is_file() or _sha256(path) != item["sha256"]:
+            if not path.is_file() or _sha256(path) != newest[item["path"]]:
                 return None
         try:
-            stdout = _tail(Path(request.workspace), result.stdout_path, event.data["stdout"])
-            stderr = _tail(Path(request.workspace), result.stderr_path, event.data["stderr"])
+            stdout, stderr = (self._kept_text(event.data[name]) for name in ("stdout", "stderr"))
         except OSError:
             return None
-        return replace(result, stdout=stdout, stderr=stderr)
+        return replace(
+            result,
+            stdout=stdout,
+            stderr=stderr,
+            stdout_path=_inside(request.workspace, result.stdout_path),
+            stderr_path=_inside(request.workspace, result.stderr_path),
+        )
+
+    def _newest_files(self, request: ExecRequest) -> dict[str, str]:
+        """Hashes of a workspace's files after its last recorded program, which may have replaced some."""
+        place = (request.node, request.attempt)
+        return {
+            item["path"]: item["sha256"]
+            for event in sorted(self._state.executed.values(), key=lambda event: event.seq)
+            if (event.data["node"], event.data["attempt"]) == place
+            for item in event.data["result"]["files"]
+        }
+
+    def _keep_text(self, text: str) -> Any:
+        """What a program printed, as a record holds it: long texts apart, so that none fills the memory."""
+        if len(text) <= SHORT_CHARS:
+            return text
+        return {"$text": io.store_blob(self._journal.blobs, text.encode("utf-8", "surrogatepass"))}
+
+    def _kept_text(self, kept: Any) -> str:
+        if isinstance(kept, str):
+            return kept
+        return (self._journal.blobs / str(kept["$text"])).read_bytes().decode("utf-8", "surrogatepass")
 
     def _record_execution(self, key: str, request: ExecRequest, result: ExecResult) -> None:
         last = self._state.audited
         kept = result.to_json() | {"stdout": "", "stderr": ""}
+        # A run may be moved: its journal names files by their place in the program's workspace.
+        for name in ("stdout_path", "stderr_path"):
+            kept[name] = os.path.basename(kept[name])
         self.emit(
             kinds.EXECUTION_DONE,
             key=key,
@@ -206,8 +238,8 @@ class LiveRun:
             attempt=request.attempt,
             label=request.label,
             result=kept,
-            stdout=_short(result.stdout),
-            stderr=_short(result.stderr),
+            stdout=self._keep_text(result.stdout),
+            stderr=self._keep_text(result.stderr),
             code_sha256=hashlib.sha256(request.code.encode()).hexdigest(),
             env=sorted(request.env),
             wall_limit_s=request.limits.wall_s,
@@ -278,14 +310,8 @@ class LiveRun:
             )
 
 
-def _short(text: str, limit: int = 4000) -> str:
-    return text if len(text) <= limit else ""
-
-
-def _tail(workspace: Path, path: str, kept: str) -> str:
-    if kept or not path:
-        return kept
-    return (workspace / path).read_text("utf-8", "backslashreplace")[-256_000:]
+def _inside(workspace: str, name: str) -> str:
+    return os.path.join(workspace, name) if name else ""
 
 
 def _sha256(path: Path) -> str:

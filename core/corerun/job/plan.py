@@ -138,7 +138,7 @@ def make_plan(
         default,
         why,
         place,
-        not prepared.fresh and _resumes(place, old),
+        old is not None or (not prepared.fresh and _resumes(place)),
         models,
     )
 
@@ -225,9 +225,7 @@ def _default_place(settings: config.Settings, job: str) -> Path:
     return directory.new_directory(settings.out_root, job)
 
 
-def _resumes(place: Path, asked: Path | None) -> bool:
-    if asked is not None:
-        return True
+def _resumes(place: Path) -> bool:
     # A process that was killed at its very start may have left these and no journal.
     if not place.is_dir() or {path.name for path in place.iterdir()} <= {"blobs", "nodes", "run.lock"}:
         return False

@@ -11,6 +11,7 @@ from corerun.errors import CorerunError, InfrastructureError, ModelError, Transi
 from corerun.interfaces import CallContext, ChatReply, ChatRequest, Provider
 
 BASE_S = 0.5
+GROWTH = 4.0
 CAP_S = 30.0
 FAILURES_THAT_CLOSE = 5
 CLOSING_WINDOW_S = 30.0
@@ -19,12 +20,13 @@ CLOSING_WINDOW_S = 30.0
 def wait_before_retry(failures: int, wish: float | None, rng: random.Random) -> float:
     """Seconds to wait after the ``failures``-th failure in a row, the first being 1.
 
-    A server's ``wish`` is granted with up to a tenth on top; else the wait doubles from 0.5 s to
-    30 s, of which a random half is taken off, so that callers don't come back all at once.
+    A server's ``wish`` is granted with up to a tenth on top; else the wait grows fourfold from 0.5 s
+    to 30 s, so that five retries outlast a server that is away for 30 s. Up to half of it is taken
+    off at random, so that callers don't come back all at once.
     """
     if wish is not None:
         return max(wish, 0.0) * rng.uniform(1.0, 1.1)
-    return min(CAP_S, BASE_S * 2.0 ** (failures - 1)) * rng.uniform(0.5, 1.0)
+    return min(CAP_S, BASE_S * GROWTH ** (failures - 1)) * rng.uniform(0.5, 1.0)
 
 
 class Lane:

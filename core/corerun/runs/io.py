@@ -43,9 +43,13 @@ def replace(path: Path, content: str | bytes, *, sync: bool = True) -> None:
     """Put ``content`` at ``path`` so that a reader sees the old file or the new one, never a part."""
     body = content.encode("utf-8", "surrogatepass") if isinstance(content, str) else content
     with reported(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f".{path.name[:80]}.{os.getpid()}.tmp")
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
+        try:
+            descriptor = os.open(temporary, flags, 0o644)
+        except FileNotFoundError:  # rare, so asked only now
+            path.parent.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(temporary, flags, 0o644)
         try:
             append(descriptor, body)
             if sync:

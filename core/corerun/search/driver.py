@@ -201,7 +201,7 @@ class _Driver:
             outcome = await self.domain.expand(self.run, self.tree, node)
             if outcome.status not in ("good", "failed", "void", "infra"):
                 raise ValueError(f"a domain can't answer with status {outcome.status!r}")
-            return replace(outcome, score=_score(outcome))
+            return replace(outcome, score=_score(outcome), reason=_one_line(outcome.reason))
         except InfrastructureError as error:
             return Outcome("infra", reason=_one_line(str(error)))
         except Exception as error:
@@ -296,5 +296,5 @@ def _score(outcome: Outcome) -> float | None:
 
 
 def _one_line(text: str, limit: int = 500) -> str:
-    line = " ".join(text.split())
+    line = "".join(char if char.isprintable() else "?" for char in " ".join(text.split()))
     return line if len(line) <= limit else f"{line[: limit - 3]}..."

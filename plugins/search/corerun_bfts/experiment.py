@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from corerun.errors import ModelError
+from corerun.execution.collect import collect
 from corerun.interfaces import ExecResult, Node, Outcome
 from corerun.runs import io
 from corerun_bfts import plotting
@@ -221,10 +222,12 @@ def store(lab: Laboratory, node: Node, data: Mapping[str, Any]) -> dict[str, Any
     if data["plot_code"]:
         io.replace(folder / "plotting_code.py", data["plot_code"], sync=False)
     kept: list[str] = []
-    for source in sorted((lab.workspace(node) / "working").glob("*")):
-        if source.suffix in (".npy", ".png") and source.is_file() and not source.is_symlink():
-            io.copy_file(source, folder / source.name)
-            kept.append(f"{place}/{source.name}")
+    workspace, limits = lab.workspace(node), lab.settings.exec.program_limits()
+    # Collected anew: every program that ran here may have put links where files were.
+    for item in collect(str(workspace), ("working/*.npy", "working/*.png"), limits).files:
+        source = workspace / item["path"]
+        io.copy_file(source, folder / source.name)
+        kept.append(f"{place}/{source.name}")
     places: dict[str, Any] = {
         "exp_results_dir": place,
         "plots": [path for path in kept if path.endswith(".png")],

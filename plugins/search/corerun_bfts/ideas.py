@@ -89,22 +89,23 @@ def prose(value: Prose) -> str:
 
 def markdown(raw: Mapping[str, Any], code: str | None = None) -> str:
     """``idea.md``: one section per key, in the file's order, and the loaded program last."""
-    parts: list[str] = []
+    sections: list[str] = []
     for key, value in raw.items():
         if key == "Code":
             continue
-        parts.append(f"## {key.replace('_', ' ').title()}\n")
-        if isinstance(value, list):
-            parts += [f"- {_item(item)}" for item in value]
-        elif isinstance(value, dict):
-            for inner, text in value.items():
-                parts += [f"### {str(inner).replace('_', ' ').title()}\n", f"{text}\n"]
-        else:
-            parts.append(f"{value}")
-        parts.append("")
+        sections.append(f"## {key.replace('_', ' ').title()}\n\n{_body(value)}\n")
     if code:
-        parts += ["## Code To Potentially Use\n", "```python", code.rstrip("\n"), "```", ""]
-    return "\n".join(parts)
+        program = code.rstrip("\n")
+        sections.append(f"## Code To Potentially Use\n\n```python\n{program}\n```\n")
+    return "\n".join(sections)
+
+
+def _body(value: Any) -> str:
+    if isinstance(value, list):
+        return "\n".join(f"- {_item(item)}" for item in value)
+    if isinstance(value, dict):
+        return "\n\n".join(f"### {key}\n\n{inner}" for key, inner in value.items())
+    return str(value)
 
 
 def _item(item: Any) -> str:

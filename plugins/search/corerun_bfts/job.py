@@ -16,6 +16,7 @@ import yaml
 
 from corerun.config import Layer, Settings
 from corerun.errors import EnvironmentRefused, UsageError
+from corerun.execution.collect import remove_tree
 from corerun.interfaces import Event, Invocation, Prepared, Run
 from corerun.runs import io
 from corerun.runs.directory import safe_name
@@ -135,6 +136,8 @@ class ExperimentSearch:
         preview = preview_of(data) if own.agent.data_preview and data.is_dir() else ""
         try:
             await Walk(run, settings, own, run.noted("idea"), preview).go()
+            if not own.keep_workspaces:
+                _remove_workspaces(run.dir / "nodes")
         finally:
             run.note("result", result(fold_record(run.events()), run.dir))
 
@@ -143,6 +146,13 @@ class ExperimentSearch:
         record = fold_record(events)
         write_run(directory, record)
         return manifest_part(directory, record)
+
+
+def _remove_workspaces(nodes: Path) -> None:
+    """What the search needs no more at its end; what a killed process forgot is among it."""
+    for folder in nodes.iterdir():
+        if not folder.name.startswith("."):
+            remove_tree(str(folder))
 
 
 def _check_packages(own: BftsSettings) -> None:

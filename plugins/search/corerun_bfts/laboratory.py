@@ -82,14 +82,30 @@ class Laboratory:
     async def read_data(self, node: Node) -> Reading:
         """What the experiment saved, read in the sandbox by fixed code."""
         result = await self.execute(node, "reader", READER, collect=("reading.json",))
-        path = self.workspace(node) / "reading.json"
-        if result.status != "ok" or not path.is_file() or path.stat().st_size > READING_BYTES:
+        sizes = [item["size"] for item in result.files]
+        if result.status != "ok" or not sizes or sizes[0] > READING_BYTES:
             return Reading(finite=False)
-        try:
-            found = json.loads(path.read_bytes())
-            return Reading(found["sets"], found["structure"], bool(found["finite"]))
-        except (ValueError, KeyError, TypeError):
-            return Reading(finite=False)
+        return reading_of((self.workspace(node) / "reading.json").read_bytes())
+
+
+def reading_of(body: bytes) -> Reading:
+    """What the reader wrote, or an empty reading: loading the data may have run code that wrote it."""
+    try:
+        found = json.loads(body, parse_constant=_no_number)
+        sets = {
+            str(name): {
+                str(key): [None if value is None else float(value) for value in values]
+                for key, values in series.items()
+            }
+            for name, series in found["sets"].items()
+        }
+        return Reading(sets, found["structure"], bool(found["finite"]))
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
+        return Reading(finite=False)
+
+
+def _no_number(name: str) -> None:
+    raise ValueError(f"{name} is no JSON")
 
 
 async def ask(run: Run, question: Question, node: str | None) -> Any:
@@ -111,7 +127,7 @@ def exception(result: ExecResult) -> str:
         return "TimeoutError"
     if result.status in ("oom", "disk"):
         return {"oom": "MemoryLimit", "disk": "DiskLimit"}[result.status]
-    if result.status == "killed":
+    if result.status == "killed" or result.signal is not None:
         return f"Killed({result.signal})"
     return result.exc_type or ("" if result.status == "ok" else f"Exit({result.exit_code})")
 

@@ -93,9 +93,8 @@ class RunRecord:
 
 
 def first_good(record: RunRecord) -> Node | None:
-    """The node that first worked, by the order of the journal."""
-    good = [node for stage in record.stages if stage.number == 1 for node in stage.good]
-    return min(good, key=lambda node: node.done_at or 0, default=None)
+    """The working node of the first stage that was asked for first; which of them ended first is chance."""
+    return next((node for stage in record.stages if stage.number == 1 for node in stage.good), None)
 
 
 def overall_best(record: RunRecord) -> Node | None:

@@ -19,6 +19,10 @@ class Standing:
         self.lower_is_better: dict[bool, int] = {True: 0, False: 0}
         """Votes on the metric's direction, one per good node that has one."""
         self._leads_since = 0
+        self._told: dict[str, int] = {}
+        """How many counted nodes were finished up to and with each node, in the order of the search. The
+        order of the journal would not do: within a batch it is that of arrival."""
+        self._counted = 0
         self._seen = 0
         self._open: list[Node] = []
 
@@ -29,6 +33,9 @@ class Standing:
         self._seen = len(tree.nodes)
         told = [node for node in self._open if node.done_at is not None]
         self._open = [node for node in self._open if node.done_at is None]
+        for node in sorted(told, key=lambda node: node.done_at or 0):
+            self._counted += node.counted
+            self._told[node.id] = self._counted
         good = [node for node in told if node.status == "good"]
         for node in good:
             vote = node.data["metric"].get("lower_is_better")
@@ -39,17 +46,15 @@ class Standing:
         if widest > self.reached:
             self.reached = widest
             good = list(tree.good.values())
-        self._lead(tree, good)
+        self._lead(good)
         return told
 
-    def _lead(self, tree: Tree, candidates: list[Node]) -> None:
+    def _lead(self, candidates: list[Node]) -> None:
         best = max([*candidates, *([self.leader] if self.leader else [])], key=self.rank, default=None)
         if best is None or best is self.leader:
             return
         self.leader = best
-        since = best.done_at or 0
-        done = (node.done_at for node in tree.nodes.values() if node.counted and node.done_at is not None)
-        self._leads_since = sum(at <= since for at in done)
+        self._leads_since = self._told[best.id]
 
     def stood(self, tree: Tree) -> int:
         """Nodes that were finished since the leader was."""
