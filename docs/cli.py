@@ -5,27 +5,16 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 
+import click
+
+from corerun.cli.app import COMMANDS
+
 PAGE = Path(__file__).with_name("cli.md")
-COMMANDS = (
-    "",
-    "--plugin bfts run",
-    "--plugin bfts plots",
-    "plugins",
-    "plugins list",
-    "plugins show",
-    "plugins check",
-    "runs",
-    "runs list",
-    "runs show",
-    "runs rebuild",
-    "runs audit",
-    "report",
-    "config",
-    "config show",
-    "config schema",
-)
+JOB_COMMANDS = ("--plugin bfts run", "--plugin bfts plots")
 HEAD = """# Commands
 
 Written by `make docs` from the commands' own help.
@@ -49,6 +38,19 @@ stderr. Other commands print text on a terminal and JSON elsewhere (`--format js
 """
 
 
+def commands() -> Iterator[str]:
+    """Every command line that has a help page."""
+    yield from ("", *JOB_COMMANDS)
+    for name, (target, _) in sorted(COMMANDS.items()):
+        if name == "run":  # shown for a job: its flags follow from the job
+            continue
+        yield name
+        module, _, attribute = target.partition(":")
+        command = getattr(import_module(module), attribute)
+        if isinstance(command, click.Group):
+            yield from (f"{name} {verb}" for verb in command.commands)
+
+
 def help_text(command: str) -> str:
     """What ``corerun COMMAND --help`` prints, at a width that doesn't depend on the terminal."""
     done = subprocess.run(
@@ -64,7 +66,7 @@ def help_text(command: str) -> str:
 def page() -> str:
     """The whole page."""
     parts = [HEAD]
-    for command in COMMANDS:
+    for command in commands():
         title = f"corerun {command}".strip()
         parts.append(f"## `{title}`\n\n```text\n{help_text(command)}\n```\n")
     return "\n".join(parts)

@@ -240,9 +240,7 @@ def test_000_35_a_cap_below_one_means_none(tmp_path: Path, value: str) -> None:
         ("job: [\n", 2, "not YAML"),
     ],
 )
-def test_000_08_a_wrong_key_of_the_job_file_is_named(
-    tmp_path: Path, text: str, line: int, said: str
-) -> None:
+def test_000_08_a_wrong_key_of_the_job_file_is_named(tmp_path: Path, text: str, line: int, said: str) -> None:
     (tmp_path / "job_config.yaml").write_text(text)
     checked = dry_run(tmp_path)
     assert checked.code == 2 and said in checked.stderr

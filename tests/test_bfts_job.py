@@ -13,11 +13,11 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
 
+from corerun_bfts.sdk import run_job
 from tests.support import jobs
 from tests.support.openai_server import OpenAIServer, serve_in_thread
 
@@ -156,9 +156,7 @@ def test_000_35_the_cap_reaches_the_plot_model(served: Served) -> None:
 
 def test_000_30_every_call_is_counted_as_the_servers_count_it(served: Served) -> None:
     tracker = json.loads((served.run / "token_tracker.json").read_text())
-    reported = {
-        name: usage for server in served.servers for name, usage in server.usage.items()
-    }
+    reported = {name: usage for server in served.servers for name, usage in server.usage.items()}
     assert {name.rpartition("::")[2] for name in tracker} == set(reported)
     for name, counted in tracker.items():
         usage = reported[name.rpartition("::")[2]]
@@ -236,15 +234,26 @@ def test_000_34_strict_artifacts_fail_when_summaries_are_missing(tmp_path: Path)
     assert len(done.manifest["artifacts"]["figure_files"]) >= 1
 
 
-def test_no_working_node_within_the_limit_is_a_failed_run(tmp_path: Path) -> None:
-    # The first program of the recipes is one that fails on purpose.
-    done = run_on_recipes(tmp_path, search="stage1_max_iters: 1")
-    assert done.code == 1
-    assert done.manifest["error"]["type"] == "NoWorkingNode"
-    assert done.manifest["stages"][0]["good"] == 0 and done.manifest["best"] is None
-    assert done.manifest["warnings"] == [
-        "Missing artifacts: summary:draft, summary:baseline, summary:research, summary:ablation, figures_dir"
-    ]
+async def test_no_working_node_within_the_limit_is_a_failed_run(tmp_path: Path) -> None:
+    jobs.write_ideas(tmp_path)
+    (tmp_path / "bfts_config.yaml").write_text(jobs.TINY_SEARCH)
+    manifest = await run_job(
+        settings={
+            "bfts.load_ideas": "ideas.json",
+            "bfts.idea_idx": 0,
+            "model": "mine::anything",
+            "sandbox": "local",
+        },
+        cwd=tmp_path,
+        environ=jobs.clean_environ(tmp_path),
+        providers={"mine": jobs.InProcess(jobs.Researcher("raise ValueError('never')"))},
+        accept_weak=True,
+    )
+    assert manifest["exit_code"] == 1 and manifest["error"]["type"] == "NoWorkingNode"
+    assert manifest["stages"][0]["good"] == 0 and manifest["best"] is None
+    codes = "summary:draft, summary:baseline, summary:research, summary:ablation, figures_dir"
+    assert f"Missing artifacts: {codes}" in manifest["warnings"]
+    assert Path(manifest["paths"]["token_tracker"]).is_file()
 
 
 def test_an_out_root_that_cannot_be_made_is_exit_3(tmp_path: Path) -> None:
@@ -291,16 +300,16 @@ def test_missing_packages_are_exit_3_before_a_folder_is_made(tmp_path: Path) -> 
 
 
 def test_000_03_a_process_that_looks_like_ours_lives_and_two_runs_do_not_meet(tmp_path: Path) -> None:
-    (tmp_path / "bfts_config.yaml").write_text(jobs.TINY_SEARCH.replace("stage1_max_iters: 1", "stage1_max_iters: 4"))
+    (tmp_path / "bfts_config.yaml").write_text(
+        jobs.TINY_SEARCH.replace("stage1_max_iters: 1", "stage1_max_iters: 4")
+    )
     looks = shutil.copy(shutil.which("sleep") or "/bin/sleep", tmp_path / "python torch bfts")
     bystander = subprocess.Popen(["python torch bfts mp_spawn", "600"], executable=looks)
     try:
         flags = ("--load_ideas", str(jobs.IDEAS), "--idea_idx", "0", "--plot_agg_reflections", "0")
         flags += ("--workers", "1", "--display", "none", "--out_root", "shared")
         with ThreadPoolExecutor(2) as pool:
-            runs = [
-                pool.submit(jobs.bfts, *flags, "-o", f"seed={seed}", cwd=tmp_path) for seed in (0, 1)
-            ]
+            runs = [pool.submit(jobs.bfts, *flags, "-o", f"seed={seed}", cwd=tmp_path) for seed in (0, 1)]
             done = [run.result() for run in runs]
         assert [one.code for one in done] == [0, 0], [one.stderr for one in done]
         folders = [one.manifest["paths"]["run_dir"] for one in done]
@@ -315,10 +324,8 @@ def test_000_03_a_process_that_looks_like_ours_lives_and_two_runs_do_not_meet(tm
         bystander.wait()
 
 
-def test_000_55_the_module_is_the_command(tmp_path: Path) -> None:
+def test_the_module_is_the_command(tmp_path: Path) -> None:
     done = jobs.corerun(["--version"], tmp_path)
     script = Path(sys.executable).parent / "corerun"
     said = subprocess.run([script, "--version"], capture_output=True, text=True, check=True).stdout
     assert done.stdout == said and re.fullmatch(r"corerun \d+\.\d+\.\d+\S*\n", said)
-
-

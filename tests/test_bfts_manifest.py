@@ -207,9 +207,7 @@ def test_000_36_experiment_results_are_removed_unless_they_are_kept(run: Path) -
 
 
 def test_000_27_the_summaries_have_their_shapes(run: Path) -> None:
-    found = {
-        name: json.loads((run / f"logs/0-run/{name}_summary.json").read_text()) for name in SUMMARIES
-    }
+    found = {name: json.loads((run / f"logs/0-run/{name}_summary.json").read_text()) for name in SUMMARIES}
     for name in ("baseline", "research"):
         best = found[name]["best node"]
         assert best["overall_plan"] and best["analysis"] and best["metric"] and best["code"]
@@ -296,9 +294,7 @@ def test_000_33_each_missing_artifact_has_its_code(run: Path, tmp_path: Path) ->
         assert missing_artifacts(copy) == [code]
 
 
-def test_000_33_missing_artifacts_are_one_warning_and_null_in_the_manifest(
-    run: Path, tmp_path: Path
-) -> None:
+def test_000_33_missing_artifacts_are_one_warning_and_null_in_the_manifest(run: Path, tmp_path: Path) -> None:
     copy = jobs.copy_of(run, tmp_path)
     for pattern in ("logs/0-run/draft_summary.json", "figures", "idea.md"):
         delete(copy, pattern)

@@ -42,7 +42,9 @@ def test_000_41_the_documents_snippet(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, server: OpenAIServer
 ) -> None:
     jobs.write_ideas(tmp_path / "ai_scientist/ideas", name="i_cant_believe_its_not_better.json")
-    (tmp_path / "bfts_config.yaml").write_text(jobs.TINY_SEARCH + "sandbox: {name: local, allow_weak: true}\n")
+    (tmp_path / "bfts_config.yaml").write_text(
+        jobs.TINY_SEARCH + "sandbox: {name: local, allow_weak: true}\n"
+    )
     leave_environ_alone(monkeypatch, tmp_path, **server.environ())
     monkeypatch.chdir(tmp_path)
 

@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import json
 import socket
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,8 +101,9 @@ def test_plots_are_shown_to_the_vision_model(scientist: Story) -> None:
 
 def test_tokens_are_those_that_the_server_counted(scientist: Story) -> None:
     seen = scientist.server.usage.values()
-    assert scientist.ended.manifest["cost"]["prompt"] == sum(usage["prompt_tokens"] for usage in seen)
-    assert scientist.ended.manifest["cost"]["completion"] == sum(usage["completion_tokens"] for usage in seen)
+    counted = sum(usage["prompt_tokens"] + usage["completion_tokens"] for usage in seen)
+    assert scientist.ended.manifest["cost"]["tokens"] == counted
+    assert scientist.ended.manifest["cost"]["calls"] == scientist.server.calls
 
 
 def test_the_key_is_nowhere_in_the_run(scientist: Story) -> None:
@@ -176,17 +178,19 @@ def test_an_answer_that_gets_better_when_asked_again_is_taken(tmp_path: Path) ->
     assert story.ended.manifest["stages"][0]["buggy"] == 0
 
 
-def test_all_failures_of_the_first_stage_are_mended_or_given_up(tmp_path: Path) -> None:
-    """A model that is right half of the time gets to the end; what it got wrong is in the journal."""
-    turns = itertools.count()
-    rubbish, sound = Experimenter(nonsense=True), Researcher(faulty=0.5)
+def test_a_model_that_often_talks_nonsense_gets_to_the_end(tmp_path: Path) -> None:
+    rubbish, sound = Experimenter(nonsense=True), Researcher()
 
     def answer(body: dict[str, Any]) -> Any:
-        return sound.respond(body) if next(turns) % 2 else rubbish(body)
+        # By the question, not by turns: the test is the same whenever it runs.
+        question = json.dumps(body["messages"]).replace(str(tmp_path), "")
+        often = zlib.crc32(question.encode()) % 5 < 2
+        return rubbish(body) if often else sound.respond(body)
 
-    story = tell(tmp_path, answer, FAST | {"bfts.agent.stages.stage1_max_iters": 8})
+    story = tell(tmp_path, answer, FAST | {"bfts.agent.stages.stage1_max_iters": 6, "in_flight": 1})
     check_end(story)
-    assert story.ended.manifest["status"] == "success"
+    reasons = [node["reason"] for node in story.of("node_done")]
+    assert any("BadAnswer" in reason for reason in reasons)
 
 
 # ---------------------------------------------------------------------------------------- faults

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import re
+import subprocess
+import sys
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -143,6 +145,34 @@ def test_path_roots_hold_no_package() -> None:
     assert [str(path) for path in roots if (path / "__init__.py").exists()] == []
 
 
+# ---------------------------------------------------------------------------------------- checks
+
+
+@pytest.mark.parametrize(
+    ("reason", "code"),
+    [
+        ("needs a GPU", 0),
+        ("needs the kernel's Landlock", 0),
+        ("chromium is not installed", 1),
+        ("", 1),
+        (None, 0),
+    ],
+)
+def test_a_skipped_test_fails_the_checks_unless_hardware_is_missing(
+    tmp_path: Path, reason: str | None, code: int
+) -> None:
+    skip = "" if reason is None else f'<skipped type="pytest.skip" message="{reason}"/>'
+    results = tmp_path / "results.xml"
+    results.write_text(
+        f'<testsuites><testsuite><testcase classname="tests.test_x" name="test_y">{skip}</testcase>'
+        "</testsuite></testsuites>"
+    )
+    command = [sys.executable, str(ROOT / ".ci/skips.py"), str(results)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == code, done.stderr
+    assert ("tests.test_x.test_y" in done.stdout) is (reason is not None)
+
+
 # --------------------------------------------------------------------------------- dependencies
 
 IMPORT_NAMES = {"pyyaml": "yaml", "scikit-learn": "sklearn", "pytest-asyncio": "asyncio_mode"}
@@ -192,7 +222,7 @@ def test_every_tool_is_used(groups: dict[str, dict[str, Requirement]]) -> None:
 def test_every_dependency_is_pinned_within_its_bounds(groups: dict[str, dict[str, Requirement]]) -> None:
     lines = (ROOT / "constraints.txt").read_text("utf-8").splitlines()
     pins = dict(line.split("==") for line in lines if not line.startswith("#"))
-    versions = {canonicalize_name(name): version for name, version in pins.items()}
+    versions: dict[str, str] = {canonicalize_name(name): version for name, version in pins.items()}
     for group, requirements in groups.items():
         for name, requirement in requirements.items():
             if group == RESERVED and name not in versions:

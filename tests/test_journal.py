@@ -8,8 +8,9 @@ import os
 import subprocess
 import sys
 import tempfile
+import threading
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -87,7 +88,11 @@ def test_the_checksum_is_that_of_the_bytes_before_it(tmp_path: Path) -> None:
 
 
 def test_numbers_that_json_does_not_have_become_null_at_once(tmp_path: Path) -> None:
-    data = {"score": float("nan"), "deep": [float("inf"), {"low": -float("inf"), "fine": 1.5}], "pair": (1, 2)}
+    data = {
+        "score": float("nan"),
+        "deep": [float("inf"), {"low": -float("inf"), "fine": 1.5}],
+        "pair": (1, 2),
+    }
     expected = {"score": None, "deep": [None, {"low": None, "fine": 1.5}], "pair": [1, 2]}
     heard: list[Event] = []
     with opened(tmp_path) as log:
@@ -231,7 +236,7 @@ def test_a_foreign_line_between_good_ones_is_salvaged_without_losing_any(tmp_pat
     events = fill(tmp_path, 4)
     lines = journal_of(tmp_path).read_bytes().splitlines(keepends=True)
     journal_of(tmp_path).write_bytes(b"".join([*lines[:2], b"a note by hand\n", *lines[2:]]))
-    with pytest.raises(StateError, match="events.jsonl:3"):
+    with pytest.raises(StateError, match=r"events\.jsonl:3"):
         Journal(tmp_path)
     with opened(tmp_path, salvage=True) as log:
         assert log.events[:-1] == events
@@ -246,7 +251,9 @@ def test_gaps_and_copies_are_corruption_in_the_last_line_too(
     fill(tmp_path, 4)
     lines = journal_of(tmp_path).read_bytes().splitlines(keepends=True)
     journal_of(tmp_path).write_bytes(b"".join(lines[number] for number in order))
-    with pytest.raises(StateError, match=rf"events.jsonl:{line}: corrupt journal: record \d where \d belongs"):
+    with pytest.raises(
+        StateError, match=rf"events.jsonl:{line}: corrupt journal: record \d where \d belongs"
+    ):
         read(journal_of(tmp_path))
     with opened(tmp_path, salvage=True) as log:
         numbers = [event.data["number"] for event in log.events[:-1]]
@@ -293,7 +300,7 @@ def test_no_journal_is_an_empty_one(tmp_path: Path) -> None:
 
 def test_a_journal_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     journal_of(tmp_path).mkdir()
-    with pytest.raises(StateError, match="events.jsonl"):
+    with pytest.raises(StateError, match=r"events\.jsonl"):
         read(journal_of(tmp_path))
 
 
@@ -341,75 +348,250 @@ def test_twenty_kills_lose_nothing_that_was_acknowledged(tmp_path: Path) -> None
 # ------------------------------------------------------------------------------------------- disks
 
 
-def failing(monkeypatch: pytest.MonkeyPatch, number: int, fails: Callable[[bytes], bool]) -> None:
-    """Let writes of bodies for which ``fails`` is true write a part of them and then fail."""
-    write = os.write
+class Disk:
+    """Stands for `os.write` on a disk with ``room`` bytes left; the space kept back adds to it once freed."""
 
-    def broken(descriptor: int, body: bytes) -> int:
-        if fails(bytes(body)):
-            if len(body) > 10:
-                return write(descriptor, body[:10])
-            raise OSError(number, os.strerror(number))
-        return write(descriptor, body)
+    def __init__(self, folder: Path, room: int, kept_back: int = 1 << 20) -> None:
+        self.ballast = folder / ".ballast"
+        self.room, self.kept_back = room, kept_back
+        self._write = os.write
 
-    monkeypatch.setattr(os, "write", broken)
-
-
-def fails_once_begun(marker: bytes) -> Callable[[bytes], bool]:
-    state = {"on": False}
-
-    def fails(body: bytes) -> bool:
-        if marker in body:
-            state["on"] = True
-            return True
-        if state["on"]:
-            state["on"] = False
+    def write(self, descriptor: int, body: bytes) -> int:
+        left = self.room + (0 if self.ballast.exists() else self.kept_back)
+        if left <= 0:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        return False
+        written = self._write(descriptor, body[:left])
+        self.room -= written
+        return written
 
-    return fails
 
-
+@pytest.mark.parametrize("room", [0, 30, 10_000])
 def test_a_full_disk_pauses_the_run_with_the_journal_intact(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, room: int
 ) -> None:
-    """The disk fills in the middle of a record; the space that was kept back takes it and the last words."""
-    fill(tmp_path, 2)
     log = Journal(tmp_path)
-    full = {"on": True}
-    write = os.write
-
-    def broken(descriptor: int, body: bytes) -> int:
-        if full["on"] and (tmp_path / ".ballast").exists():
-            if len(body) > 10:
-                return write(descriptor, body[:10])
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        return write(descriptor, body)
-
-    def one_part(descriptor: int, body: bytes) -> int:
-        if (tmp_path / ".ballast").exists():
-            monkeypatch.setattr(os, "write", nothing)
-            return write(descriptor, body[:10])
-        return write(descriptor, body)
-
-    def nothing(descriptor: int, body: bytes) -> int:
-        if (tmp_path / ".ballast").exists():
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        return write(descriptor, body)
-
-    monkeypatch.setattr(os, "write", one_part)
-    with pytest.raises(Stopped, match="full") as caught:
-        log.emit("step", {"number": 2})
-    assert caught.value.exit_code == 5
-    log.emit("step", {"number": 3})
+    monkeypatch.setattr(os, "write", Disk(tmp_path, room).write)
+    with pytest.raises(Stopped, match="the disk is full") as caught:
+        for number in range(1000):
+            log.emit("step", {"number": number})
+    assert (caught.value.exit_code, "--resume" in caught.value.hint) == (5, True)
+    log.emit(kinds.RUN_DONE, {"status": "stopped"})
     log.close()
     monkeypatch.undo()
-    events, _ = read(journal_of(tmp_path))
-    assert [(event.type, event.data.get("reason")) for event in events[2:]] == [
-        ("step", None),
-        (kinds.PAUSED, "disk_full"),
-        ("step", None),
-    ]
-    with opened(tmp_path) as again:  # nothing to repair, and new space is kept back
+    events, good = read(journal_of(tmp_path))
+    assert good == journal_of(tmp_path).stat().st_size
+    steps = [event.data["number"] for event in events if event.type == "step"]
+    assert steps == list(range(len(steps)))
+    assert [event.type for event in events[-3:]] == ["step", kinds.PAUSED, kinds.RUN_DONE]
+    assert events[-2].data == {"reason": "disk_full"}
+    with opened(tmp_path) as again:
         assert again.events == events
-        assert (tmp_path / ".ballast").exists()
+        assert (tmp_path / ".ballast").stat().st_size == 1 << 20
+
+
+def test_a_full_disk_at_the_very_end_is_no_pause(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = Journal(tmp_path)
+    monkeypatch.setattr(os, "write", Disk(tmp_path, 0).write)
+    log.emit(kinds.RUN_DONE, {"status": "success"})
+    log.close()
+    monkeypatch.undo()
+    assert [event.type for event in read(journal_of(tmp_path))[0]] == [kinds.RUN_DONE]
+
+
+def test_a_blob_that_does_not_fit_leaves_room_for_the_last_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = Journal(tmp_path)
+    monkeypatch.setattr(os, "write", Disk(tmp_path, 40_000, kept_back=4096).write)
+    with pytest.raises(Stopped, match=r"no space left to write .*blobs"):
+        log.emit("step", {"text": "x" * MAX_BODY})
+    assert list((tmp_path / "blobs").iterdir()) == []
+    log.emit(kinds.RUN_DONE, {"status": "stopped"})
+    log.close()
+    assert [event.type for event in log.events] == [kinds.RUN_DONE]
+
+
+def test_a_disk_without_any_room_keeps_what_was_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events = fill(tmp_path, 3)
+    log = Journal(tmp_path)
+    monkeypatch.setattr(os, "write", Disk(tmp_path, 10, kept_back=20).write)
+    for _ in range(2):
+        with pytest.raises(Stopped, match=r"no space left to write .*events\.jsonl"):
+            log.emit("step", {"number": 3})
+    log.close()
+    monkeypatch.undo()
+    assert read(journal_of(tmp_path)) == (events, journal_of(tmp_path).stat().st_size)
+
+
+FILLS_A_DISK = """
+import sys
+from pathlib import Path
+from corerun.errors import Stopped
+from corerun.runs.journal import Journal, read
+
+log = Journal(Path(sys.argv[1]))
+try:
+    while True:
+        log.emit("step", {"text": "x" * 5000})
+except Stopped as stop:
+    assert stop.exit_code == 5
+log.emit("run_done", {"status": "stopped"})
+log.close()
+events, good = read(log.path)
+assert good == log.path.stat().st_size
+print(*[event.type for event in events[-3:]], len(events) > 100)
+"""
+
+
+def test_a_real_disk_that_fills(tmp_path: Path) -> None:
+    script = f'mount -t tmpfs -o size=3m none {tmp_path} && exec {sys.executable} -P -c "$1" {tmp_path}'
+    enter = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c"]
+    try:
+        probe = subprocess.run([*enter, f"mount -t tmpfs none {tmp_path}"], capture_output=True)
+    except FileNotFoundError:
+        pytest.skip("unshare isn't installed")
+    if probe.returncode:
+        pytest.skip("no small disk can be mounted here")
+    done = subprocess.run([*enter, script, "sh", FILLS_A_DISK], capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("step paused run_done True\n", "")
+
+
+@pytest.mark.parametrize("call", ["write", "fdatasync"])
+def test_a_broken_disk_is_corrupt_state_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    log = Journal(tmp_path, durability="power")
+
+    def broken(*arguments: Any) -> int:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(os, call, broken)
+    with pytest.raises(StateError, match=r"can't write .*events\.jsonl: Input/output error") as caught:
+        log.emit(kinds.NODE_DONE, {"node": "a"})
+    assert caught.value.exit_code == 4
+    assert (tmp_path / ".ballast").exists(), "no space was missing"
+    monkeypatch.undo()
+    log.close()
+
+
+def test_a_failed_sync_in_the_background_fails_the_next_record(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk may forget what it failed to keep and answer ok to the next sync."""
+    log = Journal(tmp_path)
+
+    def broken(descriptor: int) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(os, "fdatasync", broken)
+    log.emit("step", {})
+    log._syncer.join()
+    monkeypatch.undo()
+    for _ in range(2):
+        with pytest.raises(StateError, match="Input/output error"):
+            log.emit("step", {})
+    log.close()
+
+
+def test_power_waits_for_the_disk_on_what_was_paid_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[str] = []
+    monkeypatch.setattr(os, "fdatasync", lambda descriptor: synced.append(threading.current_thread().name))
+    main = threading.current_thread().name
+    for durability, expected in (("power", sorted(POWER_SAFE)), ("kill", [])):
+        with opened(tmp_path / durability, durability=durability) as log:
+            waited = []
+            for kind in (kinds.NODE_ASKED, kinds.NODE_DONE, kinds.CALL_ASKED, kinds.CALL_ANSWERED):
+                before = synced.count(main)
+                log.emit(kind, {})
+                if synced.count(main) > before:
+                    waited.append(kind)
+        assert sorted(waited) == expected
+
+
+def test_closing_syncs_and_gives_the_space_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = Journal(tmp_path)
+    log.emit("step", {})
+    synced: list[int] = []
+    monkeypatch.setattr(os, "fdatasync", synced.append)
+    log.close()
+    assert synced
+    assert not (tmp_path / ".ballast").exists()
+    log.close()
+
+
+# ------------------------------------------------------------------------------------- audit chain
+
+
+def chain(folder: Path, count: int = 4) -> list[Event]:
+    previous = ""
+    with opened(folder) as log:
+        for number in range(count):
+            result = {"status": "ok", "sandbox": {"missing": ["net"] if number % 2 else []}}
+            event = log.emit(kinds.EXECUTION_DONE, {"key": str(number), "result": result, "prev": previous})
+            previous = digest(event)
+            log.emit("step", {})
+        log.emit(kinds.REFUSED, {"what": "a program", "prev": previous})
+    return read(journal_of(folder))[0]
+
+
+def test_a_whole_chain_has_no_findings(tmp_path: Path) -> None:
+    assert audit(chain(tmp_path)) == {"executions": 4, "weak": 2, "findings": []}
+    assert audit([]) == {"executions": 0, "weak": 0, "findings": []}
+
+
+def test_an_edited_record_with_a_right_checksum_is_found(tmp_path: Path) -> None:
+    events = chain(tmp_path)
+    lines = journal_of(tmp_path).read_bytes().splitlines(keepends=True)
+    edited = events[2]
+    lines[2] = encode(Event(edited.seq, edited.t, edited.type, {**edited.data, "key": "another"}))
+    journal_of(tmp_path).write_bytes(b"".join(lines))
+    found = audit(read(journal_of(tmp_path))[0])["findings"]
+    assert found == ["record 5: the record of a program before it was changed or is missing"]
+
+
+def test_a_record_cut_out_is_found(tmp_path: Path) -> None:
+    events = chain(tmp_path)
+    del events[2]
+    renumbered = [Event(seq, event.t, event.type, event.data) for seq, event in enumerate(events, 1)]
+    journal_of(tmp_path).write_bytes(b"".join(map(encode, renumbered)))
+    assert len(audit(read(journal_of(tmp_path))[0])["findings"]) >= 1
+    del renumbered[-1]
+    assert audit(renumbered[:1])["findings"] == []
+
+
+# ---------------------------------------------------------------------------------------- other files
+
+
+def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "sub" / "file.txt"
+    io.replace(path, "old")
+    monkeypatch.setattr(os, "write", Disk(tmp_path, 2, kept_back=0).write)
+    with pytest.raises(Stopped):
+        io.replace(path, "the new content")
+    monkeypatch.undo()
+    assert [(entry.name, entry.read_text()) for entry in path.parent.iterdir()] == [("file.txt", "old")]
+
+
+def test_json_files_are_json_in_utf_8_whatever_the_value(tmp_path: Path) -> None:
+    io.replace_json(tmp_path / "a.json", {"é": "\ud800", "nan": float("nan"), "pair": (float("inf"), 1)})
+    text = (tmp_path / "a.json").read_text(encoding="utf-8")
+    assert "é" in text
+    assert json.loads(text) == {"é": "\ud800", "nan": None, "pair": [None, 1]}
+
+
+def test_temporary_files_of_a_killed_process_are_removed(tmp_path: Path) -> None:
+    for folder in (tmp_path, tmp_path / "blobs"):
+        folder.mkdir(exist_ok=True)
+        (folder / ".manifest.json.123.tmp").write_text("half")
+        (folder / "kept.tmp").write_text("whole")
+    io.remove_temporary_files(tmp_path)
+    assert sorted(path.name for path in tmp_path.rglob("*.tmp")) == ["kept.tmp", "kept.tmp"]
+
+
+def test_a_blob_is_stored_once_under_its_hash(tmp_path: Path) -> None:
+    names = {io.store_blob(tmp_path, b"body") for _ in range(2)}
+    assert [path.name for path in tmp_path.iterdir()] == list(names)

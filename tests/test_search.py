@@ -639,3 +639,42 @@ def test_the_work_per_node_does_not_grow() -> None:
         sys.setprofile(None)
     early, late = per_node[100] - per_node[50], per_node[1000] - per_node[950]
     assert late == pytest.approx(early, rel=0.2)
+
+
+# --------------------------------------------------------------- nothing to expand, and stopping
+
+
+class VoidAfter:
+    """Has ``count`` candidates; every expansion beyond them finds nothing to do."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+
+    async def expand(self, run: Any, tree: Any, node: Node) -> Outcome:
+        return GOOD if node.seq < self.count else Outcome("void", reason="nothing is left")
+
+    async def finished(self, run: Any, tree: Any) -> bool:
+        return any(node.status == "void" for node in tree.nodes.values())
+
+
+async def test_a_void_expansion_counts_nowhere_and_resumes_the_same() -> None:
+    run = ToyRun()
+    tree = await search(run, VoidAfter(3), Fixed(drafts), scope="s", max_nodes=20, in_flight=1)
+    assert [node.status for node in tree.nodes.values()] == ["good"] * 3 + ["void"]
+    assert (tree.asked, tree.done, len(tree.good), len(tree.open_failed)) == (3, 3, 3, 0)
+    again = await search(
+        ToyRun(journal=run.journal), VoidAfter(3), Fixed(drafts), scope="s", max_nodes=20, in_flight=1
+    )
+    assert picture(again) == picture(tree)
+
+
+async def test_a_stopping_run_asks_for_nothing_new_waits_and_ends_as_interrupted() -> None:
+    run, domain = ToyRun(), GatedDomain()
+    task = asyncio.create_task(search(run, domain, Fixed(drafts), scope="s", max_nodes=20, in_flight=2))
+    assert [await domain.started.get(), await domain.started.get()] == [0, 1]
+    run.stopping = True
+    domain.gates[1].set_result(GOOD)
+    domain.gates[0].set_result(GOOD)
+    with pytest.raises(errors.Interrupted):
+        await task
+    assert Counter(event.type for event in run.journal) == {"node_asked": 2, "node_done": 2}

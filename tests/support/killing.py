@@ -177,12 +177,12 @@ def check_journal(events: Sequence[Mapping[str, Any]]) -> None:
     done = {event["data"]["node"]: event["seq"] for event in kinds["node_done"]}
     assert len(done) == len(kinds["node_done"]), "a node was done twice"
     assert set(done) == {event["data"]["node"] for event in kinds["node_asked"]}, "a node was lost"
-    for event in kinds["execution_done"]:
+    for event in kinds.get("execution_done", ()):
         node = event["data"]["node"]
         if event["data"]["label"] != "aggregate" and node in done:
             assert event["seq"] < done[node], f"{event['data']['label']} of {node} ran after it was done"
-    answers = Counter(event["data"]["key"] for event in kinds["call_answered"])
-    assert max(answers.values()) == 1, "an answered call was answered again"
+    answers = Counter(event["data"]["key"] for event in kinds.get("call_answered", ()))
+    assert set(answers.values()) <= {1}, "an answered call was answered again"
     known: set[str] = set()
     for event in events:
         if event["type"] == "call_answered":

@@ -28,6 +28,7 @@ class ToyRun:
     id = "toy"
     dir = Path("/nonexistent")
     workers = 1
+    stopping = False
 
     def __init__(self, seed: int = 0, journal: Sequence[Event] = (), kill_after: int | None = None) -> None:
         self.seed = seed

@@ -29,6 +29,7 @@ from corerun.interfaces import (
     Policy,
     ProviderInfo,
 )
+from corerun.job.slots import Slots
 from corerun.llm.client import LanguageModels
 from corerun.plugins import PluginManager
 from corerun.runs import events as kinds
@@ -71,7 +72,8 @@ class LiveRun:
         self._executor = executor
         self._sandbox = dict(sandbox)
         self._policy = policy
-        self._slots = asyncio.Semaphore(settings.workers)
+        self._slots = Slots(settings.workers)
+        self._order: dict[str, int] = {}
         self.gpus = tuple(gpus)
         self._free_gpus = list(gpus)
         self._gpu_freed = asyncio.Condition()
@@ -150,7 +152,7 @@ class LiveRun:
             if known is not None:
                 return known
         queued = time.monotonic()
-        async with self._slots:
+        async with self._slots.place(self._order.setdefault(request.node, len(self._order))):
             queue_s = time.monotonic() - queued
             gpus = await self._lease(len(request.gpus))
             try:

@@ -138,7 +138,7 @@ class Journal:
             directory.mkdir(parents=True, exist_ok=True)
             self._descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         self._ballast = directory / ".ballast"
-        self._closed = False
+        self._closed = threading.Event()
         self._lost: OSError | None = None
         self._dirty = threading.Event()
         self._syncer = threading.Thread(target=self._sync, name="corerun-journal", daemon=True)
@@ -224,16 +224,17 @@ class Journal:
             if self._lost is not None:
                 raise self._lost
             size = os.fstat(self._descriptor).st_size
-            try:
-                io.append(self._descriptor, line)
-                return True
-            except OSError as error:
-                os.truncate(self.path, size)
-                if error.errno not in io.FULL or not self._ballast.exists():
-                    raise
-            self._ballast.unlink()
-            io.append(self._descriptor, line)
-            return False
+            freed = False
+            while True:
+                try:
+                    io.append(self._descriptor, line)
+                    return not freed
+                except OSError as error:
+                    os.truncate(self.path, size)
+                    if error.errno not in io.FULL or not self._ballast.exists():
+                        raise
+                self._ballast.unlink()
+                freed = True
 
     def scoped(self, scope: str) -> Sequence[Event]:
         """The records of one scope, in order."""
@@ -243,7 +244,7 @@ class Journal:
         while True:
             self._dirty.wait()
             self._dirty.clear()
-            if self._closed:
+            if self._closed.is_set():
                 return
             try:
                 os.fdatasync(self._descriptor)
@@ -251,13 +252,13 @@ class Journal:
                 # Another try may answer ok although the data is gone, so the next record fails.
                 self._lost = error
                 return
-            time.sleep(SYNC_EVERY_S)
+            self._closed.wait(SYNC_EVERY_S)
 
     def close(self) -> None:
         """Flush to the disk and let go of the file."""
-        if self._closed:
+        if self._closed.is_set():
             return
-        self._closed = True
+        self._closed.set()
         self._dirty.set()
         self._syncer.join()
         self._ballast.unlink(missing_ok=True)

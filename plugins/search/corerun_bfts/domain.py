@@ -350,6 +350,8 @@ def _failure(node: Node) -> dict[str, str]:
         "exc_type": data.get("exc_type", ""),
         "exc_message": (data.get("exc_info") or {}).get("message", ""),
         "reason": node.reason,
+        "review": data.get("analysis", ""),
+        "plots": data.get("vlm_feedback_summary", ""),
         "output_tail": data.get("output", ""),
         "name": data.get("name", ""),
     }

@@ -99,6 +99,8 @@ class Prompts:
             Section("Exception", "exc_type", failure["exc_type"]),
             Section("Message", "exc_message", failure["exc_message"]),
             Section("What went wrong", "reason", failure["reason"]),
+            Section("Review of its run", "review", failure["review"]),
+            Section("Feedback on its plots", "plots", failure["plots"]),
             Section("End of its output", "output_tail", failure["output_tail"]),
             Section("Name of its change", "name", failure["name"]),
         ]
