@@ -10,6 +10,7 @@ import random
 import resource
 import sys
 import tempfile
+from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,11 @@ from typing import Any
 PROSE = ("The change is small and its reason is the history above: the loss still fell when it ended. " * 22)[
     :2000
 ]
-STEP = "\n\ndef step_{0}(weights, slope, rate={1}e-4):\n    return weights - rate * (slope + {0}e-3 * weights)\n"
+STEP = """
+
+def step_{0}(weights, slope, rate={1}e-4):
+    return weights - rate * (slope + {0}e-3 * weights)
+"""
 OUTPUT = "".join(f"epoch {epoch}: validation loss {0.9**epoch:.6f}\n" for epoch in range(60))[:2000]
 
 
@@ -32,14 +37,10 @@ def program(number: int) -> str:
 
 def main(nodes: int) -> dict[str, Any]:
     start = cpu_s()
-    # `aide.run` is what the command imports.
-    import aide.run
-    from aide import agent as agents
-    from aide.interpreter import ExecutionResult
-    from aide.journal import Journal
-    from aide.utils.config import _load_cfg, prep_cfg, save_run
-
+    import_module("aide.run")  # what its command imports
     imported = cpu_s() - start
+    agents, settings = import_module("aide.agent"), import_module("aide.utils.config")
+    journal = import_module("aide.journal").Journal()
     numbers = iter(range(10**9))
 
     def query(*, func_spec: Any = None, **_: Any) -> Any:
@@ -48,21 +49,20 @@ def main(nodes: int) -> dict[str, Any]:
         metric = random.uniform(0.5, 1.0)
         return {"is_bug": False, "summary": PROSE, "metric": metric, "lower_is_better": True}
 
-    agents.query = query
+    agents.query = query  # type: ignore[attr-defined]
     with tempfile.TemporaryDirectory(prefix="aide-bench-") as place:
         (Path(place) / "data").mkdir()
-        raw = _load_cfg(use_cli_args=False)
+        raw = settings._load_cfg(use_cli_args=False)
         raw.data_dir, raw.goal = f"{place}/data", PROSE[:1000]
         raw.log_dir, raw.workspace_dir = f"{place}/logs", f"{place}/workspaces"
-        config = prep_cfg(raw)
+        config = settings.prep_cfg(raw)
         config.workspace_dir.mkdir(parents=True, exist_ok=True)
-        journal = Journal()
         agent = agents.Agent(task_desc=PROSE[:1000], cfg=config, journal=journal)
-        result = ExecutionResult(term_out=[OUTPUT], exec_time=0.1, exc_type=None)
+        result = import_module("aide.interpreter").ExecutionResult([OUTPUT], 0.1, None)
         before = cpu_s()
         for _ in range(nodes):
             agent.step(exec_callback=lambda *_, **__: result)
-            save_run(config, journal)
+            settings.save_run(config, journal)
         spent = cpu_s() - before
         # Every file is written anew after every step.
         written = sum(path.stat().st_size for path in config.log_dir.rglob("*") if path.is_file())

@@ -48,7 +48,12 @@ class SearchRun:
 
 
 async def search(
-    place: Path, model: FakeModel, stages: Mapping[str, Any], *, workers: int = 4
+    place: Path,
+    model: FakeModel,
+    stages: Mapping[str, Any],
+    *,
+    workers: int = 4,
+    extra: Mapping[str, Any] | None = None,
 ) -> SearchRun:
     """Search with a model that stands in, and real child processes for programs."""
     place.mkdir(parents=True)
@@ -65,6 +70,7 @@ async def search(
         "bfts.agent.multi_seed_eval.num_seeds": 0,
         "bfts.agent.stages.stage1_until": "limit",
         **{f"bfts.agent.stages.{key}": value for key, value in stages.items()},
+        **(extra or {}),
     }
     events: list[Event] = []
     done: list[float] = []
@@ -135,7 +141,11 @@ def derived_bytes_per_node(run: SearchRun, place: Path, node: int) -> float:
     ]
     ExperimentSearch().derive(place, emptied)
     sizes = {path: path.stat().st_size for path in place.rglob("*") if path.is_file()}
-    twice = sum(size for path, size in sizes.items() if path.parent.name.startswith("stage_") and path.suffix != ".html")
+    twice = sum(
+        size
+        for path, size in sizes.items()
+        if path.parent.name.startswith("stage_") and path.suffix != ".html"
+    )
     return (sum(sizes.values()) + twice) / node
 
 

@@ -270,9 +270,7 @@ async def test_000_12_attempts_are_told_apart_by_their_number(tmp_path: Path) ->
 async def test_000_14_two_starts_in_one_second_are_two_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from corerun_bfts import job
-
-    monkeypatch.setattr(job.time, "strftime", lambda form, *_: "2026-01-02_03-04-05")
+    monkeypatch.setattr("corerun_bfts.job.time.strftime", lambda form, *_: "2026-01-02_03-04-05")
     jobs.write_ideas(tmp_path)
     _, first = await start(tmp_path)
     _, second = await start(tmp_path)

@@ -19,6 +19,7 @@ import yaml
 
 from corerun_bfts.sdk import run_job
 from tests.support import jobs
+from tests.support.experimenter import Experimenter
 from tests.support.openai_server import OpenAIServer, serve_in_thread
 
 SECRETS = {
@@ -214,16 +215,23 @@ def test_000_31_stdout_of_a_failed_run_is_its_manifest(tmp_path: Path) -> None:
     assert "AuthFailed" in done.stderr
 
 
-def run_on_recipes(folder: Path, *arguments: str, search: str = "") -> jobs.Done:
-    (folder / "bfts_config.yaml").write_text(jobs.TINY_SEARCH.replace("stage1_max_iters: 1", search))
-    flags = ("--load_ideas", str(jobs.IDEAS), "--idea_idx", "0", "--plot_agg_reflections", "0")
-    return jobs.bfts(*flags, "--workers", "1", "--display", "none", *arguments, cwd=folder)
+@pytest.fixture
+def tiny(tmp_path: Path) -> Iterator[tuple[list[str], dict[str, str]]]:
+    """Flags and variables of a run with one node per stage, and the server that it asks."""
+    (tmp_path / "bfts_config.yaml").write_text(jobs.TINY_SEARCH)
+    jobs.write_ideas(tmp_path)
+    flags = ["--load_ideas", "ideas.json", "--idea_idx", "0", "--plot_agg_reflections", "0"]
+    flags += ["--display", "none", *jobs.UNSAFE]
+    with serve_in_thread(Experimenter()) as server:
+        yield flags, jobs.clean_environ(tmp_path, **server.environ())
 
 
-def test_000_34_strict_artifacts_fail_when_summaries_are_missing(tmp_path: Path) -> None:
-    done = run_on_recipes(
-        tmp_path, "--strict_artifacts", "-o", "bfts.generate_report=false", search="stage1_max_iters: 4"
-    )
+def test_000_34_strict_artifacts_fail_when_summaries_are_missing(
+    tmp_path: Path, tiny: tuple[list[str], dict[str, str]]
+) -> None:
+    flags, environ = tiny
+    strict = ("--strict_artifacts", "-o", "bfts.generate_report=false")
+    done = jobs.bfts(*flags, *strict, cwd=tmp_path, environ=environ)
     assert done.code == 2
     assert done.manifest["status"] == "failed"
     assert done.manifest["error"]["type"] == "MissingArtifacts"
@@ -231,7 +239,7 @@ def test_000_34_strict_artifacts_fail_when_summaries_are_missing(tmp_path: Path)
     assert done.manifest["error"]["message"] == f"Missing artifacts: {codes}"
     assert done.manifest == json.loads((jobs.run_directory(tmp_path) / "run_manifest.json").read_text())
     assert f"MissingArtifacts: Missing artifacts: {codes}" in done.stderr
-    assert len(done.manifest["artifacts"]["figure_files"]) >= 1
+    assert len(done.manifest["artifacts"]["figure_files"]) == 3
 
 
 async def test_no_working_node_within_the_limit_is_a_failed_run(tmp_path: Path) -> None:
@@ -299,23 +307,26 @@ def test_missing_packages_are_exit_3_before_a_folder_is_made(tmp_path: Path) -> 
 # -------------------------------------------------------------------------------------- neighbours
 
 
-def test_000_03_a_process_that_looks_like_ours_lives_and_two_runs_do_not_meet(tmp_path: Path) -> None:
-    (tmp_path / "bfts_config.yaml").write_text(
-        jobs.TINY_SEARCH.replace("stage1_max_iters: 1", "stage1_max_iters: 4")
-    )
+def test_000_03_a_process_that_looks_like_ours_lives_and_two_runs_do_not_meet(
+    tmp_path: Path, tiny: tuple[list[str], dict[str, str]]
+) -> None:
+    flags, environ = tiny
     looks = shutil.copy(shutil.which("sleep") or "/bin/sleep", tmp_path / "python torch bfts")
     bystander = subprocess.Popen(["python torch bfts mp_spawn", "600"], executable=looks)
+
+    def run(seed: int) -> jobs.Done:
+        own = ("-o", f"seed={seed}", "--out_root", "shared")
+        return jobs.bfts(*flags, *own, cwd=tmp_path, environ=environ)
+
     try:
-        flags = ("--load_ideas", str(jobs.IDEAS), "--idea_idx", "0", "--plot_agg_reflections", "0")
-        flags += ("--workers", "1", "--display", "none", "--out_root", "shared")
         with ThreadPoolExecutor(2) as pool:
-            runs = [pool.submit(jobs.bfts, *flags, "-o", f"seed={seed}", cwd=tmp_path) for seed in (0, 1)]
-            done = [run.result() for run in runs]
+            done = list(pool.map(run, (0, 1)))
         assert [one.code for one in done] == [0, 0], [one.stderr for one in done]
         folders = [one.manifest["paths"]["run_dir"] for one in done]
         assert len(set(folders)) == 2
         for one, folder in zip(done, folders, strict=True):
-            assert one.manifest["resumed_from"] is None and one.manifest["warnings"] == []
+            assert one.manifest["resumed_from"] is None
+            assert not any("Missing" in text for text in one.manifest["warnings"])
             assert json.loads((Path(folder) / "run_manifest.json").read_text()) == one.manifest
         assert [one.manifest["seed"] for one in done] == [0, 1]
         assert bystander.poll() is None

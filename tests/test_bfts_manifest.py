@@ -323,6 +323,21 @@ def test_a_finished_run_prints_its_manifest_and_does_nothing(run: Path, tmp_path
     assert done.manifest["best"]["id"] == original["best"]["id"]
 
 
+def test_the_same_run_id_finds_the_run_again(run: Path, tmp_path: Path) -> None:
+    copy = jobs.copy_of(run, tmp_path)
+    place = tmp_path / "experiments/again_few_labels_attempt_0"
+    place.parent.mkdir()
+    copy.rename(place)
+    done = jobs.bfts("--run_id", "again", cwd=tmp_path)
+    assert done.code == 0, done.stderr
+    assert done.manifest["paths"]["run_dir"] == str(place)
+    changed = json.loads(jobs.IDEAS.read_text())
+    changed[0]["Title"] = "Another question"
+    jobs.write_ideas(tmp_path, *changed)
+    done = jobs.bfts("--run_id", "again", "--load_ideas", "ideas.json", "--idea_idx", "0", cwd=tmp_path)
+    assert done.code == 2 and "can't change its idea" in done.stderr and done.stdout == ""
+
+
 def test_another_idea_on_resume_is_an_error(run: Path, tmp_path: Path) -> None:
     copy = jobs.copy_of(run, tmp_path)
     events = (copy / "events.jsonl").read_text().splitlines(keepends=True)

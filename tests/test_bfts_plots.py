@@ -65,7 +65,7 @@ def drawing(*names: str, then: str = "") -> str:
         "os.makedirs('figures', exist_ok=True)\n"
         f"for name in {names!r}:\n"
         "    open('figures/' + name, 'wb').write(b'\\x89PNG ' + name.encode())\n"
-        f"print('drew', {len(names)})\n{then}\n"
+        f"print('drew', {len(names)})\n{then}"
     )
 
 
@@ -272,7 +272,7 @@ async def test_000_40_a_better_script_replaces_the_first(folder: Path) -> None:
 
 async def test_000_40_a_worse_script_is_rolled_back(folder: Path) -> None:
     best = drawing("a.png", "b.png", "c.png")
-    worse, broken = drawing("x.png"), drawing("y.png", then="raise SystemExit(3)")
+    worse, broken = drawing("x.png"), drawing("y.png", then="raise SystemExit(3)\n")
     plotted = await Plotted(folder).draw([fenced(best), fenced(worse), fenced(broken)])
     assert plotted.figures == ["a.png", "b.png", "c.png"] and plotted.script == best
 

@@ -18,7 +18,7 @@ from corerun.interfaces import Node
 from corerun.testing.fake import FakeProvider
 from corerun_bfts.record import RunRecord
 from corerun_bfts.sdk import load_run, run_job
-from tests.support.killing import IDEA
+from tests.support.killing import IDEA, processes_of
 from tests.support.researcher import Question, Researcher, experiment, fenced
 
 SAVE = experiment(0.5, ["synth_a"])
@@ -267,16 +267,7 @@ def test_the_run_ends_well_and_every_node_is_in_its_journal(story: Story) -> Non
 
 
 def test_no_process_is_left(story: Story) -> None:
-    left = []
-    for entry in Path("/proc").iterdir():
-        try:
-            command = (entry / "cmdline").read_bytes()
-            place = os.readlink(entry / "cwd")
-        except OSError:
-            continue
-        if place.startswith(str(story.directory)) or str(story.directory).encode() in command:
-            left.append(command)
-    assert left == []
+    assert processes_of(story.directory) == []
 
 
 def test_no_saved_pickle_is_opened_by_the_process_that_owns_the_run(story: Story) -> None:

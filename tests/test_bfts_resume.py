@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from tests.support.killing import Ended, Experiment, check_journal, paid, tree_of
+from tests.support.killing import Ended, Experiment, check_journal, paid, processes_of, tree_of
 from tests.support.openai_server import OpenAIServer, serve_in_thread
-from tests.support.researcher import Researcher
+from tests.support.researcher import Researcher, fenced
 
 ONE = ("--workers", "1", "-o", "in_flight=1")
 BATCH = ("--workers", "2", "-o", "scheduler=batch")
@@ -165,6 +165,22 @@ def test_whatever_stops_a_run_it_goes_on_to_the_same_tree(tmp_path: Path, one: S
         assert "Traceback" not in document.stderr
     check_journal(run.events())
     assert tree_of(run.events()) == tree_of(one.events)
+
+
+@pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_a_program_that_runs_when_the_run_is_stopped_is_stopped_too(tmp_path: Path, sign: int) -> None:
+    endless = fenced("Endless.", "import signal, time\nsignal.signal(2, signal.SIG_IGN)\ntime.sleep(900)\n")
+    with serve_in_thread(Researcher(lambda q: endless if q.wants_experiment else None).respond) as server:
+        run = Experiment(tmp_path, server.environ())
+        # When an answer is recorded the program in it is what comes next.
+        answered = b'"purpose":"bfts.draft","provider"'
+        stopped = run.start("--workers", "1", "-o", "in_flight=2", stop_at=answered, sign=sign)
+    assert stopped.code == (130 if sign != signal.SIGKILL else -signal.SIGKILL), stopped.stderr
+    with researcher() as server:
+        run.environ = server.environ()
+        assert run.resume("-o", "bfts.agent.stages.order=[1]").code == 0
+    assert processes_of(run.directory) == []
+    check_journal(run.events())
 
 
 def test_another_idea_or_seed_is_no_resume(one: Story) -> None:

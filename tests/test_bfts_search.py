@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from corerun.errors import QuotaExceeded
 from corerun.interfaces import Node
 from corerun.testing.fake import FakeProvider
 from corerun_bfts.record import RunRecord
@@ -61,6 +62,7 @@ async def tell(
     settings: Mapping[str, Any] = ONE_STAGE,
     *,
     faulty: float = 0.0,
+    resume: Path | None = None,
     **more: Any,
 ) -> Story:
     """A run in this process; ``more`` are settings below ``bfts`` with ``__`` for the dots."""
@@ -78,6 +80,7 @@ async def tell(
             **settings,
             **own,
         },
+        resume=None if resume is None else str(resume),
         cwd=root,
         environ={"PATH": os.environ["PATH"], "HOME": str(root)},
         providers={"fake": FakeProvider(researcher.complete)},
@@ -484,6 +487,28 @@ async def test_seeds_that_fail_are_reported_and_the_run_goes_on(tmp_path: Path) 
     )
     assert story.manifest["status"] == "success"
     assert "2 of 3 seed reruns succeeded" in story.warnings
+
+
+# --------------------------------------------------------------------------------------- resuming
+
+
+async def test_a_resumed_node_repeats_no_program_and_no_question(tmp_path: Path) -> None:
+    """Its output was long and had a progress bar, and its plot program replaced a file of its own."""
+
+    def stop(question: Question) -> Any:
+        poor = question.tool == "analyze_experiment_plots"
+        return QuotaExceeded("no money is left") if poor else None
+
+    stopped = await tell(tmp_path, stop, agent__stages__stage1_max_iters=1)
+    assert (stopped.manifest["status"], stopped.manifest["exit_code"]) == ("stopped", 5)
+    ended = await tell(tmp_path, resume=stopped.directory, agent__stages__stage1_max_iters=1)
+    assert ended.manifest["status"] == "success"
+    events = read_events(ended.directory)
+    (node,) = ended.nodes(1)
+    ran = [event["data"]["label"] for event in events if event["type"] == "execution_done"]
+    assert [label for label in ran if label in ("program", "reader", "plot")] == ["program", "reader", "plot"]
+    assert next(question.tool for question in ended.researcher.asked) == "analyze_experiment_plots"
+    assert "step 599 of 600" in node.data["output"] and "\r" in node.data["output"]
 
 
 # ---------------------------------------------------------------------------------------- choices

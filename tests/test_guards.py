@@ -76,7 +76,7 @@ SECRETS = {
     "signed token": r"\beyJ[A-Za-z0-9_-]{20,}\.eyJ[A-Za-z0-9_-]{20,}\.",
 }
 PERSONAL = {
-    "folder of a person": r"(?<![\w.])/(?:home|Users)/(?!me\b)[A-Za-z]\w*",
+    "folder of a person": r"(?<![\w.])/(?:home|Users)/(?!(?:me|user|someone)\b)[A-Za-z]\w*",
     "address of a person": r"[\w.+-]+@(?!example\.|host\b)[\w-]+\.(?:com|org|net|io|de|cn|edu)\b",
 }
 HOSTS = r"(?<![\w./-])(?!host\.docker\.)(?:[a-z0-9-]+\.)+(?:internal|corp|intranet|lan)\b(?!\()"

@@ -25,6 +25,7 @@ from corerun.runs import events as kinds
 from corerun.runs import io
 from corerun.runs.audit import audit
 from corerun.runs.journal import MAX_BODY, POWER_SAFE, Journal, decode, digest, encode, read
+from tests.support.disk import Disk
 
 json_values = st.recursive(
     st.none()
@@ -310,6 +311,7 @@ WRITER = """
 import sys
 from pathlib import Path
 from corerun.runs.journal import Journal
+from tests.support.disk import Disk
 
 log = Journal(Path(sys.argv[1]))
 number = len(log.events)
@@ -346,23 +348,6 @@ def test_twenty_kills_lose_nothing_that_was_acknowledged(tmp_path: Path) -> None
 
 
 # ------------------------------------------------------------------------------------------- disks
-
-
-class Disk:
-    """Stands for `os.write` on a disk with ``room`` bytes left; the space kept back adds to it once freed."""
-
-    def __init__(self, folder: Path, room: int, kept_back: int = 1 << 20) -> None:
-        self.ballast = folder / ".ballast"
-        self.room, self.kept_back = room, kept_back
-        self._write = os.write
-
-    def write(self, descriptor: int, body: bytes) -> int:
-        left = self.room + (0 if self.ballast.exists() else self.kept_back)
-        if left <= 0:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        written = self._write(descriptor, body[:left])
-        self.room -= written
-        return written
 
 
 @pytest.mark.parametrize("room", [0, 30, 10_000])
@@ -430,6 +415,7 @@ import sys
 from pathlib import Path
 from corerun.errors import Stopped
 from corerun.runs.journal import Journal, read
+from tests.support.disk import Disk
 
 log = Journal(Path(sys.argv[1]))
 try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import signal
@@ -272,7 +271,7 @@ def test_nodes_run_until_they_are_done_and_newest_notes_win() -> None:
     assert (state.warnings, state.notes, set(state.files)) == (["careful"], {"n": 2}, {"a.md"})
 
 
-@given(st.lists(st.sampled_from([("x", {}), (kinds.NOTED, {"name": "n", "value": json.dumps})]), max_size=5))
-def test_records_of_unknown_types_are_taken_in(records: list[tuple[str, dict[str, Any]]]) -> None:
-    state = fold(events(*records))
-    assert (state.last.seq if state.last else 0) == len(records)
+def test_records_of_unknown_types_are_taken_in() -> None:
+    state = fold(events(("a_plugins_own", {"any": 1}), (kinds.RUN_DONE, {"status": "failed"})))
+    assert state.status == "failed"
+    assert state.last is not None and state.last.seq == 2

@@ -49,7 +49,7 @@ def read_yaml(path: Path) -> Layer:
         mark = getattr(error, "problem_mark", None)
         line = f"{path}:{mark.line + 1}" if mark else str(path)
         raise ConfigError(f"not YAML: {getattr(error, 'problem', None) or error}", where=line) from error
-    if root is None:
+    if root is None or root.tag == "tag:yaml.org,2002:null":
         return {}
     if not isinstance(root, MappingNode):
         raise ConfigError("expected a mapping of keys to values", where=f"{path}:1")
@@ -281,7 +281,7 @@ class Settings(Section):
             return self.in_flight
         if self.workers == 1 or self.scheduler == "batch":
             return self.workers
-        return self.workers + max(2, self.workers // 2)
+        return self.workers + self.workers // 2 + 1
 
 
 def settings_model(job: str, section: type[BaseModel]) -> type[Settings]:

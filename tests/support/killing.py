@@ -83,8 +83,11 @@ class Experiment:
         head = [sys.executable, "-P", "-m", "corerun", "--plugin", "bfts", "run", *own]
         return [*head, "--run_id", self.run_id, *self.arguments, *options, *more]
 
-    def start(self, *more: str, stop_after: int | None = None, sign: int = signal.SIGKILL) -> Ended:
-        """Run to the end; after ``stop_after`` new records send ``sign`` to the process."""
+    def start(
+        self, *more: str, stop_after: int | None = None, stop_at: bytes = b"", sign: int = signal.SIGKILL
+    ) -> Ended:
+        """Run to the end. After ``stop_after`` new records, or at the first that holds ``stop_at``, send
+        ``sign`` to the process."""
         environ = {"PATH": os.environ["PATH"], "HOME": str(self.root), **self.environ}
         channel, other = os.pipe()
         with (self.root / "stdout").open("w+") as out, (self.root / "stderr").open("w+") as err:
@@ -101,10 +104,11 @@ class Experiment:
             os.close(other)
             seen = 0
             with os.fdopen(channel, "rb") as stream:
-                for _ in stream:
+                for line in stream:
                     seen += 1
-                    if seen == stop_after:
+                    if seen == stop_after or (stop_at and stop_at in line):
                         os.kill(process.pid, sign)
+                        stop_at = b""
             code = process.wait()
             out.seek(0)
             err.seek(0)
@@ -132,6 +136,20 @@ class Experiment:
 
     def events(self) -> list[dict[str, Any]]:
         return read_events(self.directory)
+
+
+def processes_of(directory: Path) -> list[str]:
+    """Command lines of processes that name a run's folder or live in it."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        try:
+            command = (entry / "cmdline").read_bytes().decode("utf-8", "replace")
+            place = os.readlink(entry / "cwd")
+        except OSError:
+            continue  # It ended, or it is no process.
+        if place.startswith(str(directory)) or str(directory) in command:
+            found.append(command)
+    return found
 
 
 def read_events(directory: Path) -> list[dict[str, Any]]:

@@ -53,6 +53,10 @@ for number, name in enumerate({sets!r}):
         "ground_truth": np.ones(4),
     }}
 np.save(os.path.join(working_dir, 'experiment_data.npy'), experiment_data)
+# As real programs do: a progress bar, and a plot of the name that the plot program uses as well.
+print("\\r".join(f"step {{step}} of 600" for step in range(600)))
+with open(os.path.join(working_dir, 'curves.png'), 'wb') as file:
+    file.write(b"a first sketch")
 """
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -55,15 +56,24 @@ def _row(path: Path) -> dict[str, Any]:
             "best": None,
         }
     state = fold(events)
-    best = state.ended.data.get("best") if state.ended else None
+    best = (state.ended.data.get("best") or {}) if state.ended else {}
+    score = best.get("score")
     return {
         "run": path.name,
         "path": str(path),
         "job": started(state).get("job", "?"),
         "status": state.status,
-        "nodes": sum(event.data["status"] in ("good", "failed") for event in state.done.values()),
-        "best": best.get("score") if isinstance(best, dict) else best,
+        "nodes": sum(_counts(event.data) for event in state.done.values()),
+        "best": None if score is None else round(score, 6),
     }
+
+
+def _counts(done: Mapping[str, Any]) -> bool:
+    """Whether a finished node is a candidate of the search: no rerun, nothing that was carried over."""
+    from corerun.report.fold import secondary
+
+    carried = done["data"].get("op") == "carried"
+    return done["status"] in ("good", "failed") and not carried and not secondary(done["scope"])
 
 
 @group.command("show")

@@ -32,7 +32,7 @@ def choose_sandbox(
     # Enough guarantees before strength: a strong sandbox that lacks one is no use.
     usable.sort(key=lambda name: (require <= probes[name].guarantees, probes[name].strength), reverse=True)
     if not usable:
-        raise SandboxUnavailable(_refusal(require, probes), hint=f"see `corerun doctor`, or {_OPT_OUT}")
+        raise SandboxUnavailable(_refusal(require, probes), hint=_OPT_OUT)
     best = usable[0]
     missing = require - probes[best].guarantees
     if missing and not accept_weak:

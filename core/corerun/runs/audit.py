@@ -10,8 +10,12 @@ from corerun.runs import events as kinds
 from corerun.runs.journal import digest
 
 
+ISOLATION = frozenset({"fs_read", "fs_write", "net"})
+"""What a sandbox guarantees that keeps a program from the rest of the machine."""
+
+
 def audit(events: Sequence[Event]) -> dict[str, Any]:
-    """``{executions, weak, findings}``; a finding is a link of the chain that doesn't fit.
+    """``{executions, weak, findings}``; ``weak`` counts programs that were not isolated, a finding is a link of the chain that doesn't fit.
 
     It shows edits and cuts. It can't hold against somebody who rewrites the whole journal.
     """
@@ -28,5 +32,6 @@ def audit(events: Sequence[Event]) -> dict[str, Any]:
         before = digest(event)
         if event.type == kinds.EXECUTION_DONE:
             executions += 1
-            weak += bool(event.data["result"].get("sandbox", {}).get("missing"))
+            given = event.data["result"].get("sandbox", {}).get("guarantees", ())
+            weak += not set(given) >= ISOLATION
     return {"executions": executions, "weak": weak, "findings": findings}

@@ -49,7 +49,7 @@ class RunLock:
         try:
             content = json.loads(os.pread(self._descriptor, 4096, 0))
             return f"pid {content['pid']} on host {content['host']} since {content['since']}"
-        except (ValueError, KeyError, OSError):
+        except (ValueError, KeyError, TypeError, OSError):
             return "another process"
 
     def release(self) -> None:
