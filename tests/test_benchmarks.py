@@ -26,7 +26,7 @@ def result(*command: str) -> dict[str, Any]:
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert len(lines) == 1, done.stdout
-    found = json.loads(lines[0])
+    found: dict[str, Any] = json.loads(lines[0])
     assert list(found) == ["benchmark", "figures"]
     assert found["figures"]
     for figure in found["figures"]:
@@ -141,7 +141,7 @@ def test_busy_share_counts_from_the_first_program_to_the_last_ask() -> None:
         executed(6.0, 8.0),
         ("stage_done", 10.0, {}),
     )
-    assert busy_share(run, 2) == (pytest.approx(6 / 8), pytest.approx(8 / 16))
+    assert busy_share(run, 2) == pytest.approx((6 / 8, 8 / 16))
 
 
 def test_calls_are_those_of_good_nodes_without_ideas() -> None:

@@ -311,7 +311,6 @@ WRITER = """
 import sys
 from pathlib import Path
 from corerun.runs.journal import Journal
-from tests.support.disk import Disk
 
 log = Journal(Path(sys.argv[1]))
 number = len(log.events)
@@ -415,7 +414,6 @@ import sys
 from pathlib import Path
 from corerun.errors import Stopped
 from corerun.runs.journal import Journal, read
-from tests.support.disk import Disk
 
 log = Journal(Path(sys.argv[1]))
 try:

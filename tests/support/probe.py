@@ -34,7 +34,8 @@ def corerun_jobs():
 
 @hookimpl
 def corerun_observers():
-    return [Component(name, __name__ + ":" + name.title()) for name in ("recorder", "raising", "unborn", "gated")]
+    names = ("recorder", "raising", "unborn", "gated")
+    return [Component(name, __name__ + ":" + name.title()) for name in names]
 
 
 @hookimpl
@@ -54,16 +55,16 @@ print(json.dumps(dict(os.environ)))
 def request(run, node="n1", code=PROGRAM, **fields):
     """A program in a folder of its own that tells how often it ran."""
     env = {"QUESTION": "why", "COUNTER": str(run.dir.parent / "counter"), **fields.pop("env", {})}
-    return ExecRequest(
-        code=code, node=node, workspace=str(run.dir / "nodes" / f"{node}.0"), collect=("*.json",), env=env, **fields
-    )
+    workspace = str(run.dir / "nodes" / f"{node}.0")
+    return ExecRequest(code=code, node=node, workspace=workspace, collect=("*.json",), env=env, **fields)
 
 
 async def script(run, settings):
     """What the job does unless a test says otherwise."""
     own = settings.probe
     run.emit("stage_started", scope="only", title="the only stage", number=1, goals="", max_nodes=1)
-    run.emit("node_asked", scope="only", node="n1", parent=None, seq=0, hint={}, attempt=0, counted=True, batch=None)
+    run.emit("node_asked", scope="only", node="n1", parent=None, seq=0, hint={}, attempt=0, counted=True,
+             batch=None)
     answer = await run.ask("code", "probe.ask", [Message("user", own.topic)], node="n1")
     result = await run.execute(request(run))
     run.note("answer", answer.value)

@@ -9,13 +9,14 @@ from corerun.interfaces import Event
 from corerun.runs import events as kinds
 from corerun.runs.journal import digest
 
-
 ISOLATION = frozenset({"fs_read", "fs_write", "net"})
 """What a sandbox guarantees that keeps a program from the rest of the machine."""
 
 
 def audit(events: Sequence[Event]) -> dict[str, Any]:
-    """``{executions, weak, findings}``; ``weak`` counts programs that were not isolated, a finding is a link of the chain that doesn't fit.
+    """``{executions, weak, findings}``; ``weak`` counts programs that were not isolated.
+
+    A finding is a link of the chain that doesn't fit.
 
     It shows edits and cuts. It can't hold against somebody who rewrites the whole journal.
     """

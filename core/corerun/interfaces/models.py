@@ -1,0 +1,166 @@
+"""Talking to models: messages, requests, replies, providers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Generic, Protocol, TypeVar
+
+from corerun.interfaces.component import Json
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A piece of a message: ``kind`` is ``text`` or ``image``; images carry bytes and a media type."""
+
+    kind: str
+    text: str = ""
+    data: bytes = b""
+    media_type: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCall:
+    """A call that the model asked for. ``arguments`` is the raw text; the client parses it."""
+
+    id: str
+    name: str
+    arguments: str
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn. ``role`` is ``system``, ``user``, ``assistant`` or ``tool``."""
+
+    role: str
+    content: str | tuple[Part, ...]
+    tool_calls: tuple[ToolCall, ...] = ()
+    tool_call_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ChatRequest:
+    """One question to one model. ``model`` is the provider's own id, without the provider's name.
+
+    ``schema`` is a JSON Schema for the answer; the provider chooses the channel for it (tool,
+    response format, prompt) and the core extracts and validates.
+    """
+
+    model: str
+    messages: tuple[Message, ...]
+    schema: Json | None = None
+    schema_name: str = ""
+    tools: tuple[Json, ...] = ()
+    temperature: float | None = None
+    top_p: float | None = None
+    max_tokens: int | None = None
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+    reasoning_effort: str | None = None
+    extra: Mapping[str, Json] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class CallContext:
+    """What a provider may know of a call beside the request.
+
+    ``facts`` is the structured form of what the messages say; rule-based providers read it.
+    ``deadline`` is on the monotonic clock. ``strict``: a refused feature is an error.
+    """
+
+    purpose: str
+    facts: Mapping[str, Json] = field(default_factory=dict)
+    node: str | None = None
+    deadline: float = float("inf")
+    strict: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens. ``reasoning`` is contained in ``completion``, ``cached`` in ``prompt``."""
+
+    prompt: int = 0
+    completion: int = 0
+    reasoning: int = 0
+    cached: int = 0
+    estimated: bool = False
+    cost_usd: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ChatReply:
+    """One answer. ``finish``: stop, length, tool, filter, refusal or unknown.
+
+    ``requests`` counts what went over the wire; ``degradations`` names features that were dropped.
+    """
+
+    text: str = ""
+    tool_calls: tuple[ToolCall, ...] = ()
+    reasoning: str = ""
+    finish: str = "stop"
+    usage: Usage = Usage()
+    model: str = ""
+    degradations: tuple[str, ...] = ()
+    requests: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Answer(Generic[T]):
+    """What a caller of the client gets. ``seq`` is the number of the journal record that holds it."""
+
+    value: T
+    reply: ChatReply
+    replayed: bool = False
+    seq: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Price:
+    """USD per million tokens."""
+
+    input: float
+    output: float
+    cached: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ProviderInfo:
+    """Facts about a provider. ``vision``: None means try, degrade, remember.
+
+    ``kind`` is what people are told answers them: ``model`` or ``rules``.
+    """
+
+    name: str
+    aliases: tuple[str, ...] = ()
+    env: tuple[str, ...] = ()
+    default_base_url: str = ""
+    needs_key: bool = True
+    is_local: bool = False
+    vision: bool | None = None
+    kind: str = "model"
+
+
+class Provider(Protocol):
+    """A way to reach models: one answer per call, no retry.
+
+    ``complete`` raises classes of `corerun.errors` below ``ModelError``; only ``Transient`` is
+    retried, by the core. Optional members: ``stream``, ``list_models``, ``price``, ``aclose``.
+    """
+
+    @property
+    def info(self) -> ProviderInfo: ...
+
+    async def complete(self, request: ChatRequest, ctx: CallContext) -> ChatReply: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Role:
+    """Which model plays a role of a job, and how it is asked."""
+
+    model: str | None = None
+    temperature: float | None = None
+    max_tokens: int | None = None
+    top_p: float | None = None
+    reasoning_effort: str | None = None
