@@ -99,7 +99,7 @@ def bytes_figures(run: SearchRun, place: Path, aide: Aide) -> list[Figure]:
     derived = derived_bytes_per_node(run, place / "derived", point)
     tell(f"bytes per node around node {point}: journal {journal:.0f}, derived files {derived:.0f}")
     first = min(50, nodes // 2)
-    early, late = (journal_bytes_per_node(run, number) for number in (first, nodes - 5))
+    early, late = (journal_bytes_per_node(run, number) for number in (first, nodes))
     what = f"bytes written per node at node {point}, beside code, outputs and texts of model calls"
     growth = f"journal bytes per node at node {nodes} against node {first}"
     return [

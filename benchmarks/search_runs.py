@@ -21,6 +21,8 @@ COPIES = frozenset({"plan", "analysis", "plot_analyses", "vlm_feedback_summary",
 """Fields of records into which the search takes a piece of an answer's text."""
 TEXTS = CODE_AND_OUTPUTS | ANSWERS | COPIES
 HALF = 10
+WIDE = 40
+"""Nodes on either side over which CPU and bytes are averaged."""
 
 
 def own_cpu_s() -> float:
@@ -120,7 +122,7 @@ def journal_bytes_per_node(run: SearchRun, node: int) -> float:
     Records beyond the journal's line limit are counted in full: their blobs are written as well.
     """
     finished = _finished(run.events)
-    first, last = max(0, node - HALF), min(len(finished), node + HALF) - 1
+    first, last = max(0, node - WIDE), min(len(finished), node + WIDE) - 1
     window = run.events[finished[first] + 1 : finished[last] + 1]
     return sum(len(journal.encode(_stripped(event))) for event in window) / (last - first)
 

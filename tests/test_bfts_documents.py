@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -195,10 +196,60 @@ def test_000_21_steps_limits_the_stages_that_have_no_limit(tmp_path: Path) -> No
     assert [stages.limit(number) for number in (1, 2, 3, 4)] == [9, 4, 9, 9]
 
 
-def test_000_21_a_data_folder_that_only_the_launcher_makes_is_left_out(tmp_path: Path) -> None:
+def test_000_21_a_data_folder_that_only_the_launcher_makes_is_left_out_with_a_warning(
+    tmp_path: Path,
+) -> None:
     write_job(tmp_path)
     (tmp_path / "bfts_config.yaml").write_text("data_dir: data\n")
-    assert dry_run(tmp_path).settings.bfts.data_dir is None
+    checked = dry_run(tmp_path)
+    assert checked.plan is not None and checked.settings.bfts.data_dir is None
+    (warning,) = checked.plan.prepared.warnings
+    assert str(tmp_path / "data") in warning and "going on without data" in warning
+    named = dry_run(tmp_path, "-o", "bfts.data_dir=nowhere")
+    assert named.code == 2 and f"no such folder: {tmp_path}/nowhere" in named.stderr
+
+
+async def data_of_a_run(folder: Path, search: str) -> tuple[Path, list[str]]:
+    """``data/`` of a run whose model refuses at once, and the run's warnings."""
+    jobs.write_ideas(folder)
+    (folder / "bfts_config.yaml").write_text(search)
+    manifest = await run_job(
+        settings={
+            "bfts.load_ideas": "ideas.json",
+            "bfts.idea_idx": 0,
+            "model": "fake::fail:401",
+            "sandbox": "local",
+        },
+        cwd=folder,
+        environ=jobs.clean_environ(folder),
+        accept_weak=True,
+    )
+    return Path(manifest["paths"]["run_dir"]) / "data", list(manifest["warnings"])
+
+
+async def test_000_21_data_are_copied_or_linked(tmp_path: Path) -> None:
+    (tmp_path / "rows").mkdir()
+    (tmp_path / "rows/a.csv").write_text("x\n1\n")
+    copied, _ = await data_of_a_run(tmp_path, "data_dir: rows\n")
+    assert not copied.is_symlink() and (copied / "a.csv").read_text() == "x\n1\n"
+    linked, _ = await data_of_a_run(tmp_path, "data_dir: rows\ncopy_data: false\n")
+    assert linked.is_symlink() and linked.resolve() == tmp_path / "rows"
+
+
+async def test_000_21_archives_are_unpacked_in_the_copy_alone(tmp_path: Path) -> None:
+    rows = tmp_path / "rows"
+    rows.mkdir()
+    with zipfile.ZipFile(rows / "good.zip", "w") as archive:
+        archive.writestr("inner.csv", "x\n")
+        archive.writestr("__MACOSX/junk", "")
+        archive.writestr("../outside.csv", "never")
+    (rows / "broken.zip").write_bytes(b"no archive")
+    (rows / ".DS_Store").write_bytes(b"")
+    data, warnings = await data_of_a_run(tmp_path, "data_dir: rows\npreprocess_data: true\n")
+    found = sorted(str(path.relative_to(data)) for path in data.rglob("*") if path.is_file())
+    assert found == ["broken.zip", "good.zip", "good/inner.csv"]
+    assert [text for text in warnings if "data/broken.zip can't be unpacked" in text]
+    assert sorted(path.name for path in rows.iterdir()) == [".DS_Store", "broken.zip", "good.zip"]
 
 
 # ------------------------------------------------------------------------------------------ models

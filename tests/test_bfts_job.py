@@ -190,13 +190,6 @@ def test_000_54_the_models_are_disclosed(served: Served) -> None:
         assert name in said
 
 
-def test_000_23_the_kinds_of_expansion_are_in_the_journal(served: Served) -> None:
-    events = [json.loads(line) for line in (served.run / "events.jsonl").read_text().splitlines()]
-    done = [event["data"] for event in events if event["type"] == "node_done"]
-    ops = {one["data"].get("op") for one in done}
-    assert {"draft", "improve", "tune", "ablate", "seed", "carried"} <= ops
-
-
 # -------------------------------------------------------------------------------- failures, codes
 
 

@@ -154,6 +154,12 @@ def test_000_22_four_stages_each_with_a_best_node(manifest: dict[str, Any], run:
         assert best["is_buggy"] is False and best["score"] == stage["best_score"]
 
 
+def test_000_23_every_kind_of_expansion_was_made(run: Path) -> None:
+    events = [json.loads(line) for line in (run / "events.jsonl").read_text().splitlines()]
+    done = [event["data"]["data"] for event in events if event["type"] == "node_done"]
+    assert {"draft", "debug", "improve", "tune", "ablate", "seed"} <= {data.get("op") for data in done}
+
+
 def test_000_54_the_use_of_models_is_disclosed(manifest: dict[str, Any], run: Path) -> None:
     said = manifest["disclosure"]
     assert "recipes::default" in said and "not a language model" in said

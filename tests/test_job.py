@@ -256,20 +256,12 @@ async def test_a_disk_that_fills_stops_the_run_and_loses_nothing(
 ) -> None:
     """Even where the space that was kept back is taken by somebody else."""
 
-    async def script(run: Run, settings: Any) -> None:
-        with monkeypatch.context() as patched:
-            patched.setattr(os, "write", Disk(run.dir, 5000, kept_back).write)
-            disks.append(contextlib.ExitStack())
-            for number in range(1000):
-                run.note("n", number)
-
     async def stays_full(run: Run, settings: Any) -> None:
         monkeypatch.setattr(os, "write", Disk(run.dir, 5000, kept_back).write)
         for number in range(1000):
             run.note("n", number)
 
     write = os.write
-    disks: list[contextlib.ExitStack] = []
     done = await jobs.run(stays_full)
     assert done.exit_code == 5
     monkeypatch.setattr(os, "write", write)
@@ -540,7 +532,7 @@ def test_the_plan_can_be_described_without_writing(module: ModuleType, tmp_path:
     plan, _ = probe.planned(tmp_path, settings)
     found = describe(plan)
     assert found["roles"] == {"code": "fake::json"}
-    assert (found["workers"], found["in_flight"], found["resumes"]) == (4, 6, False)
+    assert (found["workers"], found["in_flight"], found["resumes"]) == (4, plan.settings.expansions, False)
     assert found["run_dir"].startswith(str(tmp_path / "runs" / "probe"))
     assert list(tmp_path.iterdir()) == []
 
@@ -867,7 +859,7 @@ def test_copied_events_are_json_lines_whatever_they_hold() -> None:
 
 async def test_a_reader_of_the_events_that_leaves_does_not_end_the_run(jobs: Jobs) -> None:
     reading, writing = os.pipe()
-    stream = open(writing, "w", encoding="utf-8")
+    stream = os.fdopen(writing, "w", encoding="utf-8")
     os.close(reading)
     done = await jobs.run(listeners=(environment.event_writer(stream),))
     with contextlib.suppress(BrokenPipeError):

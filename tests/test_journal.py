@@ -514,7 +514,9 @@ def chain(folder: Path, count: int = 4) -> list[Event]:
     previous = ""
     with opened(folder) as log:
         for number in range(count):
-            result = {"status": "ok", "sandbox": {"missing": ["net"] if number % 2 else []}}
+            isolated = ["env", "fs_read", "fs_write", "net"]
+            given = isolated[:-1] if number % 2 else isolated
+            result = {"status": "ok", "sandbox": {"guarantees": given}}
             event = log.emit(kinds.EXECUTION_DONE, {"key": str(number), "result": result, "prev": previous})
             previous = digest(event)
             log.emit("step", {})

@@ -193,7 +193,7 @@ def _split(value: Any) -> Any:
     return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
 
 
-Names = Annotated[list[str], BeforeValidator(_split)]
+Names = Annotated[list[str], BeforeValidator(_split, json_schema_input_type=list[str] | str)]
 
 
 class Section(BaseModel):
@@ -259,7 +259,9 @@ class Settings(Section):
     scheduler: Literal["async", "batch"] = "async"
     seed: int = 0
     executor: str = "inline"
-    sandbox: Annotated[SandboxSettings, BeforeValidator(_named_sandbox)] = SandboxSettings()
+    sandbox: Annotated[
+        SandboxSettings, BeforeValidator(_named_sandbox, json_schema_input_type=SandboxSettings | str)
+    ] = SandboxSettings()
     budget: BudgetSettings = BudgetSettings()
     llm: ModelCallSettings = ModelCallSettings()
     observers: Names = []

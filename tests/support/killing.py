@@ -84,10 +84,10 @@ class Experiment:
         return [*head, "--run_id", self.run_id, *self.arguments, *options, *more]
 
     def start(
-        self, *more: str, stop_after: int | None = None, stop_at: bytes = b"", sign: int = signal.SIGKILL
+        self, *more: str, stop_after: int | None = None, stop_at: str = "", sign: int = signal.SIGKILL
     ) -> Ended:
-        """Run to the end. After ``stop_after`` new records, or at the first that holds ``stop_at``, send
-        ``sign`` to the process."""
+        """Run to the end. After ``stop_after`` new records, or when a question of purpose ``stop_at`` is
+        answered, send ``sign`` to the process."""
         environ = {"PATH": os.environ["PATH"], "HOME": str(self.root), **self.environ}
         channel, other = os.pipe()
         with (self.root / "stdout").open("w+") as out, (self.root / "stderr").open("w+") as err:
@@ -106,9 +106,11 @@ class Experiment:
             with os.fdopen(channel, "rb") as stream:
                 for line in stream:
                     seen += 1
-                    if seen == stop_after or (stop_at and stop_at in line):
+                    event = json.loads(line)
+                    answered = event["type"] == "call_answered" and event["data"]["purpose"] == stop_at
+                    if seen == stop_after or answered:
                         os.kill(process.pid, sign)
-                        stop_at = b""
+                        stop_at = ""
             code = process.wait()
             out.seek(0)
             err.seek(0)

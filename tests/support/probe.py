@@ -69,7 +69,7 @@ async def script(run, settings):
     result = await run.execute(request(run))
     run.note("answer", answer.value)
     run.note("result", {"best": {"node": "n1", "score": 0.5}})
-    run.write("answer.md", f"# {answer.value}\\\\n")
+    run.write("answer.md", f"# {answer.value}\\n")
     if run.noted("node") is None:
         run.note("node", "n1")
         run.emit("node_done", scope="only", node="n1", seq=0, attempt=0, status="good", score=0.5, reason="",

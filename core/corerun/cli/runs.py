@@ -56,15 +56,16 @@ def _row(path: Path) -> dict[str, Any]:
             "best": None,
         }
     state = fold(events)
-    best = (state.ended.data.get("best") or {}) if state.ended else {}
-    score = best.get("score")
+    best = state.ended.data.get("best") if state.ended else None
+    # What a job calls its best is the job's own: a node with its score, or a number.
+    score = best.get("score") if isinstance(best, Mapping) else best
     return {
         "run": path.name,
         "path": str(path),
         "job": started(state).get("job", "?"),
         "status": state.status,
         "nodes": sum(_counts(event.data) for event in state.done.values()),
-        "best": None if score is None else round(score, 6),
+        "best": round(score, 6) if isinstance(score, int | float) else None,
     }
 
 

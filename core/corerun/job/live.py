@@ -167,7 +167,8 @@ class LiveRun:
         if result.infra:
             raise InfrastructureError(result.infra)
         result = replace(result, timing={**result.timing, "queue_s": round(queue_s, 4)})
-        self._record_execution(key, ready, result)
+        # Without the variables that all programs of the run get.
+        self._record_execution(key, replace(ready, env=request.env), result)
         return result
 
     def _execution_key(self, request: ExecRequest) -> str:
@@ -229,10 +230,11 @@ class LiveRun:
 
     def _record_execution(self, key: str, request: ExecRequest, result: ExecResult) -> None:
         last = self._state.audited
-        kept = result.to_json() | {"stdout": "", "stderr": ""}
         # A run may be moved: its journal names files by their place in the program's workspace.
-        for name in ("stdout_path", "stderr_path"):
-            kept[name] = os.path.basename(kept[name])
+        places = [os.path.basename(path) for path in (result.stdout_path, result.stderr_path)]
+        short = replace(result, stdout="", stderr="", stdout_path=places[0], stderr_path=places[1])
+        # What is empty is left out: `ExecResult.from_json` puts it back.
+        kept = {k: v for k, v in short.to_json().items() if k == "files" or v not in ("", ())}
         self.emit(
             kinds.EXECUTION_DONE,
             key=key,

@@ -12,6 +12,7 @@ from corerun_bfts.settings import MOVED, NOT_READ, BftsSettings
 
 JOB_FILE = "job_config.yaml"
 SEARCH_FILE = "bfts_config.yaml"
+DATA_DIR: Key = ("bfts", "data_dir")
 EXAMPLE = Path(__file__).parent / "example"
 
 
@@ -78,11 +79,22 @@ def search_layer(path: Path) -> Layer:
         moved = _moved(key)
         layer[moved] = entry
     resolved = resolve_paths(layer, _paths(), path.parent)
-    data = resolved.get(("bfts", "data_dir"))
-    if data is not None and data.value and not Path(str(data.value)).is_dir():
+    if _gone(resolved) is not None:
         # AI-Scientist-v2's own file names a folder that only its launcher makes.
-        del resolved[("bfts", "data_dir")]
+        del resolved[DATA_DIR]
     return resolved
+
+
+def missing_data(path: Path) -> str | None:
+    """The ``data_dir`` of a ``bfts_config.yaml``, if it names a folder that isn't there."""
+    entry = read_yaml(path).get(("data_dir",))
+    return _gone(resolve_paths({DATA_DIR: entry}, [DATA_DIR], path.parent)) if entry else None
+
+
+def _gone(layer: Layer) -> str | None:
+    entry = layer.get(DATA_DIR)
+    found = str(entry.value) if entry is not None and entry.value else None
+    return found if found is not None and not Path(found).is_dir() else None
 
 
 def _moved(key: Key) -> Key:

@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import time
+import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,8 @@ class ExperimentSearch:
         """Check idea, packages and models; name the run directory."""
         own: BftsSettings = settings.section("bfts")
         _check_packages(own)
+        if own.data_dir is not None and not own.data_dir.is_dir():
+            raise UsageError(f"no such folder: {own.data_dir}", where="data_dir")
         notices, warnings = _document_remarks(invocation, own)
         self._choose(own, invocation, warnings)
         roles = own.roles(settings.model)
@@ -127,11 +130,12 @@ class ExperimentSearch:
         """The whole search; files that exist already are left as they are."""
         own: BftsSettings = settings.section("bfts")
         if run.noted("idea") is None:
-            run.note("idea", self._idea)
             run.write("idea.md", markdown(self._idea, self._idea.get("Code")))
             run.write("idea.json", json.dumps(self._idea, indent=4, ensure_ascii=False) + "\n")
             run.write("bfts_config.yaml", run_config(settings, own, run.dir))
-            _bring_data(run.dir, own)
+            _bring_data(run, own)
+            # Noted last: a run that is killed before this does all of it again.
+            run.note("idea", self._idea)
         data = run.dir / "data"
         preview = preview_of(data) if own.agent.data_preview and data.is_dir() else ""
         try:
@@ -181,6 +185,9 @@ def _document_remarks(invocation: Invocation, own: BftsSettings) -> tuple[list[s
     ignored = documents.not_read(search) if search.is_file() else []
     if ignored:
         warnings.append(f"keys of {search.name} without effect: {', '.join(ignored)}")
+    data = documents.missing_data(search) if search.is_file() else None
+    if data is not None:
+        warnings.append(f"data_dir of {search.name} doesn't exist, going on without data: {data}")
     return notices, warnings
 
 
@@ -236,16 +243,20 @@ def run_config(settings: Settings, own: BftsSettings, directory: Path) -> str:
     return yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
 
 
-def _bring_data(directory: Path, own: BftsSettings) -> None:
+def _bring_data(run: Run, own: BftsSettings) -> None:
     if own.data_dir is None:
         return
-    target = directory / "data"
+    target = run.dir / "data"
     if not own.copy_data:
+        target.unlink(missing_ok=True)
         os.symlink(own.data_dir.resolve(), target, target_is_directory=True)
         return
     io.copy_tree(own.data_dir, target)
     if own.preprocess_data:
         for archive in sorted(target.rglob("*.zip")):
-            shutil.unpack_archive(archive, archive.with_suffix(""))
+            try:
+                shutil.unpack_archive(archive, archive.with_suffix(""))
+            except (shutil.ReadError, zipfile.BadZipFile, RuntimeError, OSError) as error:
+                run.warn(f"{archive.relative_to(run.dir)} can't be unpacked: {error}")
         for junk in [*target.rglob("__MACOSX"), *target.rglob(".DS_Store")]:
             shutil.rmtree(junk) if junk.is_dir() else junk.unlink(missing_ok=True)
