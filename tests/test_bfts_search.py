@@ -18,7 +18,7 @@ from corerun.testing.fake import FakeProvider
 from corerun_bfts.record import RunRecord
 from corerun_bfts.sdk import load_run, run_job
 from tests.support.killing import FAST, IDEA, read_events, tree_of
-from tests.support.researcher import METRIC, SETS, Question, Researcher, experiment, fenced, parsed
+from tests.support.researcher import METRIC, PLOT, SETS, Question, Researcher, experiment, fenced, parsed
 
 ONE_STAGE = FAST | {
     "bfts.agent.stages.order": [1],
@@ -410,7 +410,8 @@ async def test_a_plot_program_that_fails_is_asked_for_again_with_its_error(tmp_p
 
 async def test_without_plots_a_node_fails_where_they_are_looked_at_and_not_elsewhere(tmp_path: Path) -> None:
     def override(question: Question) -> Any:
-        return fenced("None.", "print('no plots')\n") if question.wants_plots else None
+        none = fenced("None.", "import os\nos.remove('working/curves.png')\n")
+        return none if question.wants_plots else None
 
     seen = await tell(tmp_path / "a", override, agent__stages__stage1_max_iters=1)
     assert [node.reason for node in seen.nodes(1)] == ["no valid plots"]
@@ -431,8 +432,6 @@ async def test_more_analyses_than_plots_are_left_out(tmp_path: Path) -> None:
 
 
 async def test_of_many_plots_ten_are_shown(tmp_path: Path) -> None:
-    from tests.support.researcher import PLOT
-
     names = [f"plot_{number:02}.png" for number in range(14)]
     many = fenced("Many.", PLOT.format(folders=["working"], names=names))
     wanted = [f"working/{name}" for name in reversed(names[3:])] + ["working/none.png"]
@@ -447,7 +446,7 @@ async def test_of_many_plots_ten_are_shown(tmp_path: Path) -> None:
     (shown,) = story.asked("analyze_experiment_plots")
     assert shown.images == 10
     (node,) = story.nodes(1)
-    assert len(node.data["plots"]) == 14
+    assert len(node.data["plots"]) == 14 + 1, "the program's own sketch is one too"
     assert node.data["plot_analyses"][0]["plot_path"].endswith("plot_13.png")
 
 

@@ -103,15 +103,18 @@ class Experiment:
             )
             os.close(other)
             seen = 0
-            with os.fdopen(channel, "rb") as stream:
-                for line in stream:
-                    seen += 1
-                    event = json.loads(line)
-                    answered = event["type"] == "call_answered" and event["data"]["purpose"] == stop_at
-                    if seen == stop_after or answered:
-                        os.kill(process.pid, sign)
-                        stop_at = ""
-            code = process.wait()
+            try:
+                with os.fdopen(channel, "rb") as stream:
+                    for line in stream:
+                        seen += 1
+                        event = json.loads(line)
+                        answered = event["type"] == "call_answered" and event["data"]["purpose"] == stop_at
+                        if seen == stop_after or answered:
+                            os.kill(process.pid, sign)
+                            stop_at = ""
+                code = process.wait()
+            finally:
+                process.kill()
             out.seek(0)
             err.seek(0)
             return Ended(code, out.read(), err.read(), seen)

@@ -66,7 +66,7 @@ class Question:
     def __init__(self, tool_name: str, message: str, images: int = 0) -> None:
         self.tool = tool_name
         self.images = images
-        self.sections = {title: body.strip() for title, body in _SECTION.findall(message)}
+        self.sections: dict[str, str] = {title: body.strip() for title, body in _SECTION.findall(message)}
         self.text = _PLACE.sub("RUN/", message)
 
     @property
