@@ -20,7 +20,6 @@ class RunState:
     last: Event | None = None
     answered: dict[str, Event] = field(default_factory=dict)
     asked: dict[str, Event] = field(default_factory=dict)
-    failed_calls: set[str] = field(default_factory=set)
     executed: dict[str, Event] = field(default_factory=dict)
     done: dict[str, Event] = field(default_factory=dict)
     running: dict[str, Event] = field(default_factory=dict)

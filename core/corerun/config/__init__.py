@@ -1,0 +1,61 @@
+"""Layered settings: read, merged, typed, and traced to the place where each was written."""
+
+from __future__ import annotations
+
+from corerun.config.layers import (
+    Entry,
+    Key,
+    Layer,
+    environment_layer,
+    layer_of,
+    merge,
+    nested,
+    parse_override,
+    read_yaml,
+    resolve_paths,
+    spell_out,
+)
+from corerun.config.settings import (
+    BudgetSettings,
+    ModelAlias,
+    ModelCallSettings,
+    Names,
+    PluginSettings,
+    SandboxSettings,
+    Section,
+    Settings,
+    check_unset,
+    known_keys,
+    path_keys,
+    settings_model,
+    to_yaml,
+    validate,
+)
+
+__all__ = [
+    "BudgetSettings",
+    "Entry",
+    "Key",
+    "Layer",
+    "ModelAlias",
+    "ModelCallSettings",
+    "Names",
+    "PluginSettings",
+    "SandboxSettings",
+    "Section",
+    "Settings",
+    "check_unset",
+    "environment_layer",
+    "known_keys",
+    "layer_of",
+    "merge",
+    "nested",
+    "parse_override",
+    "path_keys",
+    "read_yaml",
+    "resolve_paths",
+    "settings_model",
+    "spell_out",
+    "to_yaml",
+    "validate",
+]
