@@ -171,5 +171,8 @@ class SandboxUnavailable(EnvironmentRefused):
 class InfrastructureError(CorerunError):
     """Not the program's fault: a sandbox or worker was lost, transport was exhausted.
 
-    The driver asks the node once more; it is never scored and never shown to a model.
+    The driver asks the node once more; it is never scored and never shown to a model. Outside a node
+    it ends the run, which can be resumed.
     """
+
+    exit_code = 3

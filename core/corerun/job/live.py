@@ -190,7 +190,8 @@ class LiveRun:
     def _recall(self, request: ExecRequest, event: Event) -> ExecResult | None:
         result = ExecResult.from_json(event.data["result"])
         folder = Path(request.workspace) / request.cwd
-        newest = self._newest_files(request)
+        # A later program of the same attempt may have replaced a file.
+        newest = self._state.made[request.node, request.attempt]
         for item in result.files:
             path = folder / item["path"]
             if not path.is_file() or _sha256(path) != newest[item["path"]]:
@@ -206,16 +207,6 @@ class LiveRun:
             stdout_path=_inside(request.workspace, result.stdout_path),
             stderr_path=_inside(request.workspace, result.stderr_path),
         )
-
-    def _newest_files(self, request: ExecRequest) -> dict[str, str]:
-        """Hashes of a workspace's files after its last recorded program, which may have replaced some."""
-        place = (request.node, request.attempt)
-        return {
-            item["path"]: item["sha256"]
-            for event in sorted(self._state.executed.values(), key=lambda event: event.seq)
-            if (event.data["node"], event.data["attempt"]) == place
-            for item in event.data["result"]["files"]
-        }
 
     def _keep_text(self, text: str) -> Any:
         """What a program printed, as a record holds it: long texts apart, so that none fills the memory."""

@@ -14,7 +14,7 @@ from corerun.interfaces import Invocation, Job, Prepared, Provider, ProviderInfo
 from corerun.plugins import PluginManager
 from corerun.runs import directory
 from corerun.runs import journal as journals
-from corerun.runs.fold import fold, started
+from corerun.runs.fold import fold, settings_of, started
 
 SCALARS = ("model", "strategy", "workers", "in_flight", "scheduler", "seed", "executor", "sandbox")
 
@@ -183,10 +183,10 @@ def _documents(job: Job, model: type[config.Settings], invocation: Invocation) -
     saved: list[config.Layer] = []
     if invocation.resume is not None:
         events, _ = journals.read(invocation.resume / "events.jsonl")
-        begun = started(fold(events))
-        if not begun:
+        state = fold(events)
+        if not started(state):
             raise UsageError(f"the journal of {invocation.resume} has no beginning", hint="start a new run")
-        settings = dict(begun["settings"])
+        settings = dict(settings_of(state))
         # The place is the run's own; a resumed run never moves.
         settings.pop("run_id", None)
         saved = [config.layer_of(settings, f"{invocation.resume.name}/events.jsonl")]

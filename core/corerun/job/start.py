@@ -197,9 +197,10 @@ def _open(plan: Plan, run: LiveRun, state: RunState, sandbox: Mapping[str, Any])
             kinds.RUN_RESUMED,
             argv=list(plan.invocation.argv),
             versions=versions,
-            workers=plan.settings.workers,
             models=models,
+            settings=settings,
         )
+        io.replace(plan.directory / "config.resolved.yaml", config.to_yaml(plan.settings))
         run.resumed = True
     for message in plan.prepared.warnings:
         run.warn(message)

@@ -6,7 +6,7 @@ The state of a run is the fold of its events. Every record is ``{seq, t, type, d
 type               data
 =================  ==========================================================================
 run_started        schema, run, job, plugin, seed, argv, versions, settings, inputs, identity, models
-run_resumed        argv, versions, workers
+run_resumed        argv, versions, models, settings
 stage_started      scope, title, number, goals, max_nodes
 node_asked         scope, node, parent, seq, hint, attempt, counted, batch
 node_done          scope, node, seq, attempt, status, score, reason, open, data

@@ -21,6 +21,8 @@ class RunState:
     answered: dict[str, Event] = field(default_factory=dict)
     asked: dict[str, Event] = field(default_factory=dict)
     executed: dict[str, Event] = field(default_factory=dict)
+    made: dict[tuple[str, int], dict[str, str]] = field(default_factory=dict)
+    """By node and attempt: the files that its programs made, with the hash that the newest gave each."""
     done: dict[str, Event] = field(default_factory=dict)
     running: dict[str, Event] = field(default_factory=dict)
     stages: dict[str, Event] = field(default_factory=dict)
@@ -52,6 +54,8 @@ class RunState:
                 self.audited = event
                 if "key" in event.data:
                     self.executed[event.data["key"]] = event
+                    made = self.made.setdefault((event.data["node"], event.data["attempt"]), {})
+                    made |= {item["path"]: item["sha256"] for item in event.data["result"].get("files", ())}
             case kinds.NODE_ASKED:
                 self.running[event.data["node"]] = event
             case kinds.NODE_DONE:
@@ -87,6 +91,12 @@ def fold(events: Iterable[Event]) -> RunState:
     for event in events:
         state.add(event)
     return state
+
+
+def settings_of(state: RunState) -> Mapping[str, Any]:
+    """The settings that the run was last started with; empty for a journal that has none."""
+    newest = next((event.data for event in reversed(state.resumed) if "settings" in event.data), None)
+    return dict((newest or started(state)).get("settings", {}))
 
 
 def started(state: RunState) -> Mapping[str, Any]:

@@ -14,7 +14,7 @@ from corerun.execution.collect import remove_tree
 from corerun.interfaces import ExecRequest, Node, Run
 from corerun.runs import io
 from corerun_bfts import judgements
-from corerun_bfts.programs import READER, extract_program, trimmed
+from corerun_bfts.programs import READER, extract_script, trimmed
 from corerun_bfts.questions import Section
 from corerun_bfts.record import RunRecord, first_good, overall_best
 from corerun_bfts.settings import BftsSettings
@@ -105,7 +105,7 @@ class _Studio:
         def parse(text: str) -> str | None:
             if DONE in text.lower() and "```" not in text:
                 return None
-            return extract_program(text)[1]
+            return extract_script(text)
 
         answer = await self._run.ask(
             question.role,

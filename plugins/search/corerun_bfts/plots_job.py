@@ -12,6 +12,7 @@ from corerun.config import Section, Settings
 from corerun.errors import UsageError
 from corerun.interfaces import Event, Invocation, Prepared, Role, Run
 from corerun.runs.fold import fold
+from corerun.runs.lock import RunLock
 from corerun_bfts.figures import aggregate_figures, figure_files
 from corerun_bfts.record import fold_record, load_run
 from corerun_bfts.settings import BftsSettings
@@ -60,7 +61,12 @@ class PlotAggregation:
             "plot_agg_max_figures": own.max_figures,
             "keep_experiment_results": True,
         }
-        await aggregate_figures(run, BftsSettings.model_validate(saved), record, folder=folder)
+        # A run that still goes on draws its figures itself.
+        lock = RunLock(folder)
+        try:
+            await aggregate_figures(run, BftsSettings.model_validate(saved), record, folder=folder)
+        finally:
+            lock.release()
 
     def derive(self, directory: Path, events: Sequence[Event]) -> Mapping[str, Any]:
         state = fold(events)

@@ -12,11 +12,21 @@ READER = (Path(__file__).parent / "inside" / "reader.py").read_text(encoding="ut
 KEPT_CHARS = 2500
 
 
+def extract_script(text: str) -> str:
+    """The first fence of an answer that compiles. Raises ``ValueError`` as `extract_program` does."""
+    return _programs(text)[1][0]
+
+
 def extract_program(text: str) -> tuple[str, str]:
     """Plan and program of an answer: the prose before the first fence, and all fences that compile.
 
     Raises ``ValueError`` with the problem, for the model to read.
     """
+    plan, programs = _programs(text)
+    return plan, "\n".join(programs)
+
+
+def _programs(text: str) -> tuple[str, list[str]]:
     blocks = [(match.start(), match.group(1)) for match in FENCE.finditer(text)]
     if not blocks:
         raise ValueError("no ```python block was found; answer with exactly one, closed by ```")
@@ -34,7 +44,7 @@ def extract_program(text: str) -> tuple[str, str]:
                 good.append(block.rstrip() + "\n")
     if not good:
         raise ValueError(problem or "the ```python block is empty")
-    return text[: blocks[0][0]].strip(), "\n".join(good)
+    return text[: blocks[0][0]].strip(), good
 
 
 SEED_HEADER = """\
