@@ -46,9 +46,11 @@ def open_descriptors() -> int:
 
 @pytest.fixture(autouse=True)
 def nothing_left(tmp_path: Path) -> Iterator[None]:
+    # Processes of other tests' killed children may have been adopted and ended by now.
+    before = set(zombie_children())
     yield
     assert carriers(str(tmp_path)) == []
-    assert zombie_children() == []
+    assert set(zombie_children()) <= before
     assert not processes.started
     assert not processes.active
 

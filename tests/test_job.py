@@ -425,7 +425,7 @@ async def test_limits_and_workers_may_change(jobs: Jobs) -> None:
     await jobs.run(then_stop(nothing))
     done = await jobs.run(nothing, {"workers": 5, "budget.tokens": 10**6, "model": "fake::json"})
     assert done.exit_code == 0
-    assert jobs.events(kinds.RUN_RESUMED)[0].data["workers"] == 5
+    assert jobs.events(kinds.RUN_RESUMED)[0].data["settings"]["workers"] == 5
     assert set(done.manifest["models"]) == {"fake::echo", "fake::json"}
 
 

@@ -211,7 +211,7 @@ def test_answers_and_programs_are_kept_for_a_resumed_run() -> None:
             (kinds.CALL_ANSWERED, {"key": "a", "text": "yes"}),
             (kinds.CALL_ASKED, {"key": "b"}),
             (kinds.CALL_FAILED, {"key": "b"}),
-            (kinds.EXECUTION_DONE, {"key": "x", "prev": ""}),
+            (kinds.EXECUTION_DONE, {"key": "x", "node": "n", "attempt": 0, "result": {}, "prev": ""}),
             (kinds.REFUSED, {"what": "a program", "prev": ""}),
         )
     )
