@@ -213,7 +213,11 @@ def _result(
     trace = record.get("exc_trace", ())
     peak_kb = record.get("peak_kb")
     own_mb = peak_kb / 1024 if isinstance(peak_kb, int) and 0 < peak_kb < 2**40 else 0.0
-    oom = {"by": "watchdog" if ended.cause else "kernel", "limit_mb": memory_mb, "peak_mb": round(ended.peak_mb, 3)}
+    oom = {
+        "by": "watchdog" if ended.cause else "kernel",
+        "limit_mb": memory_mb,
+        "peak_mb": round(ended.peak_mb, 3),
+    }
     return ExecResult(
         status=status,
         exit_code=ended.exit_code,
