@@ -17,7 +17,7 @@ from corerun_bfts.sdk import run_job
 
 CODE_AND_OUTPUTS = frozenset({"code", "plot_code", "output", "plot_output", "stdout", "stderr"})
 ANSWERS = frozenset({"text", "reasoning", "tool_calls"})
-COPIES = frozenset({"plan", "analysis", "plot_analyses", "vlm_feedback_summary", "description"})
+COPIES = frozenset({"plan", "plot_plan", "analysis", "plot_analyses", "vlm_feedback_summary", "description"})
 """Fields of records into which the search takes a piece of an answer's text."""
 TEXTS = CODE_AND_OUTPUTS | ANSWERS | COPIES
 HALF = 10

@@ -396,3 +396,13 @@ def test_000_02_there_is_no_command_that_writes_or_reviews_a_paper(tmp_path: Pat
     for verb in ("writeup", "review"):
         done = jobs.corerun(["--plugin", "bfts", verb], tmp_path)
         assert done.code == 2 and f"named {verb}" in done.stderr
+
+
+def test_two_providers_that_read_the_same_variable_are_refused(tmp_path: Path) -> None:
+    write_job(tmp_path)
+    text = "agent: {code: {model: 'silicon-flow::a'}, feedback: {model: 'silicon.flow::b'}}\n"
+    (tmp_path / "bfts_config.yaml").write_text(text)
+    keys = {"OAIC_SILICON_FLOW_API_KEY": "k", "OAIC_SILICON_FLOW_BASE_URL": "http://127.0.0.1:9/v1"}
+    checked = dry_run(tmp_path, **keys)
+    assert checked.code == 2
+    assert "'silicon-flow' and 'silicon.flow' both read OAIC_SILICON_FLOW_API_KEY" in checked.stderr

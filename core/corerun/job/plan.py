@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -123,7 +123,9 @@ def make_plan(
     default, why = _default_model(settings, env)
     roles = {key: resolve_role(role, settings.models, default) for key, role in prepared.roles.items()}
     models = models or ModelDirectory(manager, env)
-    infos = {model: models.check(model) for model in {role.model or default for role in roles.values()}}
+    names = {role.model or default for role in roles.values()}
+    _check_providers(names)
+    infos = {model: models.check(model) for model in names}
     rules = sorted(model for model, info in infos.items() if info.kind == "rules")
     if rules and not why:
         why = f"answers come from {', '.join(rules)}: built-in rules, not a language model"
@@ -141,6 +143,20 @@ def make_plan(
         old is not None or (not prepared.fresh and _resumes(place)),
         models,
     )
+
+
+def _check_providers(names: Iterable[str]) -> None:
+    """Two providers whose names fold to one environment variable would share a key by accident."""
+    from corerun.llm.models import environment_key, parse_model
+
+    seen: dict[str, str] = {}
+    for provider in sorted({parse_model(name).provider for name in names}):
+        other = seen.setdefault(environment_key(provider), provider)
+        if other != provider:
+            raise UsageError(
+                f"providers {other!r} and {provider!r} both read OAIC_{environment_key(provider)}_API_KEY",
+                hint="rename one of them",
+            )
 
 
 def read_settings(

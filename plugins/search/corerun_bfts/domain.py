@@ -129,6 +129,8 @@ class StageDomain:
         self._written[node.id] = Written(record.code, answer.seq)
         record.extra["faults"] = _planted(record.code)
         record.plot_base = self._plot_base(tree, parent)
+        if parent is not None and record.op == "improve":
+            record.extra["exec_time_feedback"] = self._time_push(node, parent)
         return self._closed(await examine(self._lab, node, self._prompts, record))
 
     def _program_question(self, tree: Tree, node: Node, parent: Node | None, op: str) -> Question:

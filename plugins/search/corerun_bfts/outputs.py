@@ -9,10 +9,11 @@ from typing import Any
 import yaml
 
 from corerun.errors import MissingArtifacts
-from corerun.interfaces import Node, Run
+from corerun.interfaces import Event, Node, Run
 from corerun.llm.ledger import Ledger, interactions, token_tracker
 from corerun.report.data import report_data
 from corerun.report.page import render_report, render_tree
+from corerun.runs import events as kinds
 from corerun.runs import io
 from corerun_bfts.record import RunRecord, StageRecord, first_good, overall_best
 from corerun_bfts.settings import BftsSettings
@@ -23,6 +24,7 @@ LOGS = Path("logs") / "0-run"
 SAME_NAME = (
     "plan",
     "code",
+    "plot_plan",
     "plot_code",
     "exec_time",
     "exc_type",
@@ -52,7 +54,28 @@ SAME_NAME = (
 # --------------------------------------------------------------------------------------- stages
 
 
-def node_json(node: Node, ledger: Ledger) -> dict[str, Any]:
+def timings(events: Sequence[Event]) -> dict[str, dict[str, float]]:
+    """Seconds per node: waiting for models, running programs, waiting for a place, and in all."""
+    asked: dict[str, float] = {}
+    found: dict[str, dict[str, float]] = {}
+    for event in events:
+        node = str(event.data.get("node"))
+        if event.type == kinds.NODE_ASKED:
+            asked.setdefault(node, event.t)
+            found[node] = {"llm_s": 0.0, "exec_s": 0.0, "queue_s": 0.0, "total_s": 0.0}
+        elif node not in found:
+            continue
+        elif event.type == kinds.CALL_ANSWERED:
+            found[node]["llm_s"] += event.data["latency_s"]
+        elif event.type == kinds.EXECUTION_DONE:
+            found[node]["exec_s"] += event.data["result"].get("wall_s", 0.0)
+            found[node]["queue_s"] += event.data["result"].get("timing", {}).get("queue_s", 0.0)
+        elif event.type == kinds.NODE_DONE:
+            found[node]["total_s"] = event.t - asked[node]
+    return {node: {key: round(value, 3) for key, value in row.items()} for node, row in found.items()}
+
+
+def node_json(node: Node, ledger: Ledger, timing: Mapping[str, float]) -> dict[str, Any]:
     """A node as ``journal.json`` holds it, with the field names of AI-Scientist-v2."""
     data = node.data
     spent = ledger.nodes.get(node.id)
@@ -73,6 +96,7 @@ def node_json(node: Node, ledger: Ledger) -> dict[str, Any]:
         "plot_paths": list(data.get("plots", [])),
         "is_seed_node": data.get("op") == "seed",
         "is_seed_agg_node": data.get("op") == "aggregate",
+        "timing": dict(timing),
         "tokens": spent.to_json() if spent else {"usd": 0.0, "tokens": 0, "calls": 0},
     }
     if data.get("name"):
@@ -87,7 +111,8 @@ def write_stage(directory: Path, record: RunRecord, scope: str) -> None:
     folder = directory / LOGS / f"stage_{scope}"
     nodes = [node for node in stage.tree.nodes.values() if node.done_at is not None and node.status != "void"]
     nodes += record.seeds(scope)
-    rows = [node_json(node, ledger) for node in nodes]
+    timing = timings(record.events)
+    rows = [node_json(node, ledger, timing[node.id]) for node in nodes]
     parents = {node.id: node.parent for node in nodes if node.parent}
     aggregation = record.state.notes.get(f"aggregation:{scope}")
     if aggregation:

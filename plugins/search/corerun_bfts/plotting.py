@@ -25,12 +25,12 @@ async def draw(
 ) -> dict[str, Any]:
     """Let the code model plot what ``code`` saved, starting from the plot program ``base``, and let the
     vision model look. Returns the node's data about plots; a failure costs the plots, not the node."""
-    error, plot_code, result = "", "", None
+    error, plan, plot_code, result = "", "", "", None
     problem = ""
     for _ in range(TRIES):
         question = prompts.plot(code, base, reading.structure, sorted(reading.sets), error)
         try:
-            _, plot_code = await lab.ask(question, node.id)
+            plan, plot_code = await lab.ask(question, node.id)
         except ModelError as bad:
             if bad.fatal:
                 raise
@@ -41,6 +41,7 @@ async def draw(
             break
         error = lab.shown(node, f"{exception(result)}: {result.exc_msg}\n{result.stderr}")
     data = _described(lab, node, plot_code, result, reading)
+    data["plot_plan"] = plan
     if problem:
         data["plot_output"] = problem
     if sees(lab):
