@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from corerun import hookspecs
 from corerun.errors import ConfigError, EnvironmentRefused, PluginError, UsageError
 from corerun.plugins import PluginEntry, PluginManager
+from corerun.plugins.checks import check
 from corerun.plugins.discovery import discover
 from corerun.testing.plugins import write_plugin
 
@@ -251,8 +252,8 @@ def test_a_broken_plugin_harms_nobody_else(
     with pytest.raises(PluginError, match=reason) as caught:
         found.load("bad")
     assert caught.value.exit_code == 2
-    assert found.check("bad")
-    assert found.check("good") == []
+    assert check("bad", found)
+    assert check("good", found) == []
 
 
 def test_a_broken_plugin_is_called_broken_not_unknown(write: Write) -> None:
@@ -319,13 +320,13 @@ def test_asked_names_must_load_or_be_jobs(write: Write) -> None:
 )
 def test_check_finds(write: Write, old: str, new: str, finding: str) -> None:
     assert old in REWARD
-    found = manager(write("a", REWARD.replace(old, new))).check("a")
+    found = check("a", manager(write("a", REWARD.replace(old, new))))
     assert any(finding in line for line in found), found
 
 
 def test_check_says_where_a_plugin_broke(write: Write) -> None:
     item = write("bad", "\n1 / 0")
-    assert manager(item).check("bad") == [
+    assert check("bad", manager(item)) == [
         f"broken: ZeroDivisionError: division by zero, {item.location}/{item.target}.py:2"
     ]
 
@@ -333,22 +334,22 @@ def test_check_says_where_a_plugin_broke(write: Write) -> None:
 def test_check_loads_nothing_that_may_not_load(write: Write) -> None:
     entries = [write("twice", dist="one"), write("twice", dist="two"), write("Bad", dist="three")]
     found = manager(*entries)
-    assert found.check("twice") == [
+    assert check("twice", found) == [
         "shadowed by two (one 0.1), not loaded",
         "shadowed by one (two 0.1), not loaded",
     ]
-    assert found.check("Bad") == ["invalid name (three 0.1), not loaded"]
+    assert check("Bad", found) == ["invalid name (three 0.1), not loaded"]
     assert loaded(*entries) == []
 
 
 def test_check_accepts_a_function_that_makes_the_component(write: Write) -> None:
     source = REWARD.replace('":Length")]', '":make")]') + "\ndef make():\n    return Length()\n"
-    assert manager(write("a", source)).check("a") == []
+    assert check("a", manager(write("a", source))) == []
 
 
 def test_check_of_an_unknown_name() -> None:
     with pytest.raises(PluginError, match="no plugin is named nobody"):
-        manager().check("nobody")
+        check("nobody", manager())
 
 
 # -------------------------------------------------------------------------------------- require

@@ -19,7 +19,7 @@ METHODS = {
     "rewards": ("score",),
     "strategies": ("ask", "tell"),
     "stages": ("run",),
-    "jobs": ("prepare", "run"),
+    "jobs": ("prepare", "run", "derive"),
     "sandboxes": ("probe", "open"),
     "executors": ("submit", "close"),
     "benchmarks": ("load", "score"),
@@ -27,6 +27,14 @@ METHODS = {
     "observers": ("on_event", "close"),
 }
 """The methods that a class must have which a component of the kind names."""
+
+
+def check(name: str, manager: PluginManager) -> list[str]:
+    """What is wrong with a plugin, one line each; imports all its targets.
+
+    Raises `PluginError` if no plugin of this name is installed.
+    """
+    return [line for entry in manager.named(name) for line in findings(entry, manager)]
 
 
 def findings(entry: PluginEntry, manager: PluginManager) -> list[str]:

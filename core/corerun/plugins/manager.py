@@ -37,7 +37,6 @@ class FoundComponent:
 # Inside the class the word `list` means its method.
 _Entries: TypeAlias = list[PluginEntry]
 _Components: TypeAlias = list[FoundComponent]
-_Lines: TypeAlias = list[str]
 
 
 class PluginManager:
@@ -227,15 +226,6 @@ class PluginManager:
     def offers(self, kind: str, name: str, plugin: str | None = None) -> bool:
         """Whether `components` has one of this name."""
         return any(item.component.name == typed(name) for item in self.components(kind, plugin))
-
-    def check(self, name: str) -> _Lines:
-        """What is wrong with a plugin, one line each; imports all its targets.
-
-        Raises `PluginError` if no plugin of this name is installed.
-        """
-        from corerun.plugins.checks import findings
-
-        return [line for entry in self.named(name) for line in findings(entry, self)]
 
     # ------------------------------------------------------------------------------- details
 
