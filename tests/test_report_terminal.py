@@ -68,7 +68,7 @@ def test_rules_are_never_called_a_model() -> None:
     assert data["header"]["models"][0]["label"] == "recipes (built-in rules, not a language model)"
     assert "not from a language model" in data["header"]["disclosure"]
     assert "AI" not in data["header"]["disclosure"]
-    assert "AI models (x::y)" in disclosure({"x::y": {"kind": "model"}})
+    assert "AI-generated, by x::y" in disclosure({"x::y": {"kind": "model"}})
 
 
 class Terminal(io.StringIO):

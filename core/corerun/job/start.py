@@ -17,6 +17,7 @@ from corerun.errors import (
     CorerunError,
     EnvironmentRefused,
     Interrupted,
+    RunFailed,
     StateError,
     Stopped,
     UsageError,
@@ -246,9 +247,7 @@ def _describe(error: BaseException | None) -> Mapping[str, Any] | None:
         return None
     trace = "".join(traceback.format_exception(error))[-8000:]
     return {
-        "type": getattr(error, "kind", type(error).__name__)
-        if type(error).__name__ == "RunFailed"
-        else type(error).__name__,
+        "type": error.kind if isinstance(error, RunFailed) else type(error).__name__,
         "message": str(error) or type(error).__name__,
         "hint": getattr(error, "hint", ""),
         "traceback": trace,

@@ -75,7 +75,7 @@ def disclosure(models: Mapping[str, Json]) -> str:
     parts = []
     if written:
         parts.append(
-            f"Code, plots and summaries in this run were written by AI models ({', '.join(written)}) "
+            f"Code, plots and summaries of this run are AI-generated, by {', '.join(written)}, "
             "and may be wrong; every number comes from a program that ran."
         )
     if rules:
