@@ -179,7 +179,7 @@ class _Studio:
             ],
             "files": _files_by_role(record, place),
             "seed_stats": [
-                {"stage": stage.number, **stats}
+                {"stage": stage.number, **{key: stats[key] for key in stats if key != "test"}}
                 for stage in record.stages
                 if (stats := record.seed_stats(stage.scope))
             ],
