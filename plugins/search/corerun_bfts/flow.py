@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Mapping
 from typing import Any
 
@@ -26,6 +27,8 @@ from corerun_bfts.settings import BftsSettings
 from corerun_bfts.stages import FIRST_GOOD, Stage, first_stage, next_substage
 from corerun_bfts.summaries import write_summaries
 
+PACKAGES = ("numpy", "scipy", "pandas", "sklearn", "matplotlib", "torch", "torchvision", "transformers")
+"""Packages that a program is told of where they are installed."""
 FALLBACK = PrimaryMetric("validation_loss", False, "loss on validation rows")
 
 
@@ -44,6 +47,8 @@ class Walk:
 
     async def go(self) -> None:
         """Do all that isn't done yet."""
+        if self.run.noted("packages") is None:
+            self.run.note("packages", installed_packages(self.own.exec.python))
         self.lab = Laboratory(self.run, self.own, await self._metric(), self.idea)
         best: Node | None = None
         for number in self.own.agent.stages.order:
@@ -115,6 +120,7 @@ class Walk:
             timeout_s=self.own.exec.timeout,
             synthetic_sets=self.own.experiment.num_syn_datasets,
             folds=self.own.agent.k_fold_validation,
+            packages=self.run.noted("packages", ""),
             preview=self.preview,
         )
 
@@ -251,6 +257,13 @@ class Walk:
             in_flight=1,
         )
         return domain.widest(tree)
+
+
+def installed_packages(python: str) -> str:
+    """Scientific packages of the interpreter that runs programs; unknown for one that isn't ours."""
+    if python:
+        return ""
+    return ", ".join(name for name in PACKAGES if importlib.util.find_spec(name) is not None)
 
 
 def _no_working_node(stage: Stage) -> RunFailed:

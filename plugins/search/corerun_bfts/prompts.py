@@ -34,6 +34,7 @@ class Prompts:
         timeout_s: float,
         synthetic_sets: int = 1,
         folds: int = 1,
+        packages: str = "",
         preview: str = "",
     ) -> None:
         self._metric = metric
@@ -52,6 +53,7 @@ class Prompts:
             Section("Stage name", "stage_name", stage_name),
             Section("Goals of the stage", "goals", goals),
             Section("Primary metric", "metric", dict(metric)),
+            Section("Packages that programs may import", "packages", packages),
             Section("Data at hand", "preview", preview),
         ]
 
