@@ -66,7 +66,7 @@ def test_rules_are_never_called_a_model() -> None:
         [Event(0, 0.0, kinds.RUN_STARTED, {"models": {"recipes::default": {"kind": "rules"}}})]
     )
     assert data["header"]["models"][0]["label"] == "recipes (built-in rules, not a language model)"
-    assert "not from a language model" in data["header"]["disclosure"]
+    assert "not a language model" in data["header"]["disclosure"]
     assert "AI" not in data["header"]["disclosure"]
     assert "AI-generated, by x::y" in disclosure({"x::y": {"kind": "model"}})
 

@@ -80,8 +80,8 @@ def disclosure(models: Mapping[str, Json]) -> str:
         )
     if rules:
         parts.append(
-            f"Programs of {', '.join(rules)} come from templates of built-in rules, not from a language "
-            "model; every number comes from running them."
+            f"{', '.join(rules)} is a book of built-in rules, not a language model: programs come from its "
+            "templates, and every number from running them."
         )
     return " ".join(parts)
 
