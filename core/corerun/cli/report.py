@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from corerun.cli.runs import opened
 from corerun.errors import EnvironmentRefused
 
 
@@ -21,11 +22,8 @@ def command(run: str, out_root: Path, target: Path | None, max_mb: float, show: 
     """Write the report of RUN (default: the newest) and print its path."""
     from corerun.report.data import report_data
     from corerun.report.page import render_report
-    from corerun.runs.directory import find_run
-    from corerun.runs.journal import read
 
-    path = find_run(run, out_root)
-    events, _ = read(path / "events.jsonl")
+    path, events = opened(run, out_root)
     page = render_report(report_data(events, run_dir=path, max_mb=max_mb), title=path.name)
     place = target or path / "report.html"
     try:

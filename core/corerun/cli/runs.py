@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from corerun.cli.app import State, output_format
+from corerun.interfaces import Event
 
 root_option = click.option(
     "--out_root", "--out-root", type=click.Path(path_type=Path), default=Path(), help="Where runs lie."
@@ -77,21 +78,27 @@ def _counts(done: Mapping[str, Any]) -> bool:
     return done["status"] in ("good", "failed") and not carried and not secondary(done["scope"])
 
 
+def opened(run: str, out_root: Path) -> tuple[Path, list[Event]]:
+    """The directory that ``run`` names and the records of its journal, read only."""
+    from corerun.runs.directory import find_run
+    from corerun.runs.journal import read
+
+    path = find_run(run, out_root)
+    return path, read(path / "events.jsonl")[0]
+
+
 @group.command("show")
 @click.argument("run", default="")
 @root_option
 @output_format
 def show(run: str, out_root: Path, as_json: bool) -> None:
     """Show one run (default: the newest): status, stages, nodes, cost, warnings."""
-    from corerun.report.data import report_data
-    from corerun.runs.directory import find_run
-    from corerun.runs.journal import read
-
-    path = find_run(run, out_root)
-    events, _ = read(path / "events.jsonl")
-    data = report_data(events, run_dir=path, max_mb=0.0)
-    nodes = [{key: value for key, value in node.items() if key != "detail"} for node in data["nodes"]]
+    path, events = opened(run, out_root)
     if as_json:
+        from corerun.report.data import report_data
+
+        data = report_data(events, run_dir=path, max_mb=0.0)
+        nodes = [{key: value for key, value in node.items() if key != "detail"} for node in data["nodes"]]
         click.echo(json.dumps({**data, "nodes": nodes, "path": str(path)}, indent=2, default=str))
         return
     from corerun.report.progress import Progress
@@ -123,11 +130,8 @@ def rebuild(state: State, run: str, out_root: Path) -> None:
 def audit(run: str, out_root: Path, as_json: bool) -> int:
     """Check the chain of executed programs, and list those that ran without full isolation."""
     from corerun.runs.audit import audit as check
-    from corerun.runs.directory import find_run
-    from corerun.runs.journal import read
 
-    path = find_run(run, out_root)
-    events, _ = read(path / "events.jsonl")
+    path, events = opened(run, out_root)
     found = check(events)
     if as_json:
         click.echo(json.dumps({"run": path.name, **found}, indent=2))

@@ -11,9 +11,10 @@ from typing import Any
 
 from corerun.errors import ModelError
 from corerun.execution.collect import remove_tree
-from corerun.interfaces import ExecRequest, Node, Run
+from corerun.interfaces import ExecResult, Node, Run
 from corerun.runs import io
 from corerun_bfts import judgements
+from corerun_bfts.laboratory import run_script
 from corerun_bfts.programs import READER, extract_script, trimmed
 from corerun_bfts.questions import Section
 from corerun_bfts.record import RunRecord, first_good, overall_best
@@ -120,20 +121,8 @@ class _Studio:
 
     async def _execute(self, script: str, number: int) -> tuple[int, str]:
         """Run a script in an empty workspace; keep its figures if they aren't fewer than the best."""
-        workspace = self._run.dir / "nodes" / f"figures-{number}.0"
-        result = await self._run.execute(
-            ExecRequest(
-                code=script,
-                label="figures",
-                node=f"figures-{number}",
-                workspace=str(workspace),
-                file_name=SCRIPT,
-                files={MANIFEST: str(self._place / MANIFEST)},
-                python=self._settings.exec.python,
-                limits=self._settings.exec.program_limits(),
-                collect=("figures/*",),
-                fresh=True,
-            )
+        result, workspace = await self._script(
+            f"figures-{number}", script, label="figures", file_name=SCRIPT, collect=("figures/*",)
         )
         output = trimmed(result.stdout + result.stderr)
         if result.status != "ok":
@@ -147,6 +136,10 @@ class _Studio:
             self._keep(SCRIPT, script)
             self._best = len(made)
         return len(made), output
+
+    async def _script(self, name: str, code: str, **how: Any) -> tuple[ExecResult, Path]:
+        manifest = {MANIFEST: str(self._place / MANIFEST)}
+        return await run_script(self._run, self._settings, name, code, files=manifest, **how)
 
     def _keep(self, name: str, content: str | bytes) -> None:
         if self._place == self._run.dir:
@@ -187,20 +180,12 @@ class _Studio:
         }
 
     async def _structures(self) -> Mapping[str, Any]:
-        workspace = self._run.dir / "nodes" / "figures-structure.0"
-        await self._run.execute(
-            ExecRequest(
-                code=READER,
-                label="structure",
-                node="figures-structure",
-                workspace=str(workspace),
-                file_name="reader.py",
-                files={MANIFEST: str(self._place / MANIFEST)},
-                python=self._settings.exec.python,
-                limits=self._settings.exec.program_limits(),
-                collect=("reading.json",),
-                fresh=True,
-            )
+        _, workspace = await self._script(
+            "figures-structure",
+            READER,
+            label="structure",
+            file_name="reader.py",
+            collect=("reading.json",),
         )
         try:
             return dict(json.loads((workspace / "reading.json").read_bytes()))

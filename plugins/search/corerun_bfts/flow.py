@@ -49,7 +49,7 @@ class Walk:
         """Do all that isn't done yet."""
         if self.run.noted("packages") is None:
             self.run.note("packages", installed_packages(self.own.exec.python))
-        self.lab = Laboratory(self.run, self.own, await self._metric(), self.idea)
+        self.lab = Laboratory(self.run, self.own, await self._metric())
         best: Node | None = None
         for number in self.own.agent.stages.order:
             best = await self._stage(number, best)

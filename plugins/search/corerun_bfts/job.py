@@ -27,7 +27,7 @@ from corerun_bfts.ideas import choose_idea, load_ideas, markdown, with_code
 from corerun_bfts.outputs import manifest_part, result, write_run
 from corerun_bfts.preview import preview_of
 from corerun_bfts.record import fold_record
-from corerun_bfts.settings import BftsSettings, json_settings
+from corerun_bfts.settings import BftsSettings
 
 NEEDED = {"numpy": "numpy", "matplotlib": "matplotlib", "sklearn": "scikit-learn"}
 RECIPES = ("few_labels", "calibration", "regression")
@@ -200,7 +200,7 @@ def _text(path: Path, what: str, warnings: list[str]) -> str:
 
 
 def _inputs(settings: Settings, own: BftsSettings, invocation: Invocation) -> dict[str, Any]:
-    shown = json_settings(own)
+    shown = own.model_dump(mode="json")
     fields = ("exec", "agent", "experiment", "metric")
     inputs = {key: value for key, value in shown.items() if key not in fields}
     path, example = documents.job_file(invocation)
@@ -215,7 +215,7 @@ def _inputs(settings: Settings, own: BftsSettings, invocation: Invocation) -> di
 
 def run_config(settings: Settings, own: BftsSettings, directory: Path) -> str:
     """The copy of ``bfts_config.yaml`` that is used: the file's own names, with the run's places."""
-    section = json_settings(own)
+    section = own.model_dump(mode="json")
     agent = section["agent"]
     stages = agent["stages"]
     until = stages.pop("stage1_until")

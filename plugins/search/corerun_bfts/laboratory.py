@@ -20,13 +20,10 @@ PROFILES = (("torch", "torch"), ("sklearn", "sklearn"), ("matplotlib", "plot"), 
 class Laboratory:
     """Runs programs of one run under its limits, and knows the metric by which they are compared."""
 
-    def __init__(
-        self, run: Run, settings: BftsSettings, metric: PrimaryMetric, idea: Mapping[str, Any]
-    ) -> None:
+    def __init__(self, run: Run, settings: BftsSettings, metric: PrimaryMetric) -> None:
         self.run = run
         self.settings = settings
         self.metric = metric
-        self.idea = idea
         self.written_by = run.provider_info("code").kind
         """Who writes programs: ``model`` or ``rules``."""
 
@@ -119,6 +116,34 @@ async def ask(run: Run, question: Question, node: str | None) -> Any:
         node=node,
         facts=question.facts,
     )
+
+
+async def run_script(
+    run: Run,
+    settings: BftsSettings,
+    name: str,
+    code: str,
+    *,
+    label: str,
+    file_name: str,
+    collect: tuple[str, ...],
+    files: Mapping[str, str] | None = None,
+) -> tuple[ExecResult, Path]:
+    """Run a program that belongs to no node, in an empty workspace called ``name``; that is returned too."""
+    workspace = run.dir / "nodes" / f"{name}.0"
+    request = ExecRequest(
+        code=code,
+        label=label,
+        node=name,
+        workspace=str(workspace),
+        file_name=file_name,
+        files=files or {},
+        python=settings.exec.python,
+        limits=settings.exec.program_limits(),
+        collect=collect,
+        fresh=True,
+    )
+    return await run.execute(request), workspace
 
 
 def exception(result: ExecResult) -> str:

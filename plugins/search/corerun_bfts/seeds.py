@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from corerun.errors import ModelError
-from corerun.interfaces import ExecRequest, Expansion, Node, Outcome, Run, Tree
+from corerun.interfaces import Expansion, Node, Outcome, Run, Tree
 from corerun.runs import io
 from corerun.search.driver import search
 from corerun.search.records import carry_root
 from corerun_bfts import judgements
 from corerun_bfts.experiment import Record, rerun
-from corerun_bfts.laboratory import Laboratory, ask
+from corerun_bfts.laboratory import Laboratory, ask, run_script
 from corerun_bfts.programs import seeded, trimmed
 from corerun_bfts.prompts import Prompts
 from corerun_bfts.stages import Stage
@@ -110,19 +110,14 @@ async def aggregate_seeds(
             run.warn(f"{stage.scope}: no plots over seeds: {bad.message}")
             break
         made["plan"], made["code"] = answer.value
-        workspace = run.dir / "nodes" / f"{node_id}.0"
-        result = await run.execute(
-            ExecRequest(
-                code=made["code"],
-                label="aggregate",
-                node=node_id,
-                workspace=str(workspace),
-                file_name="aggregation_plotting_code.py",
-                python=laboratory.settings.exec.python,
-                limits=laboratory.settings.exec.program_limits(),
-                collect=("working/*.png",),
-                fresh=True,
-            )
+        result, workspace = await run_script(
+            run,
+            laboratory.settings,
+            node_id,
+            made["code"],
+            label="aggregate",
+            file_name="aggregation_plotting_code.py",
+            collect=("working/*.png",),
         )
         made["output"] = trimmed(result.stdout + result.stderr)
         if result.status == "ok":

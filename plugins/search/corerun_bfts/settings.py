@@ -222,8 +222,3 @@ MOVED: dict[tuple[str, ...], tuple[str, ...]] = {
     ("run_id",): ("run_id",),
 }
 """Where keys of the two documents live in the common shape, if not in the section itself."""
-
-
-def json_settings(settings: BftsSettings) -> dict[str, Any]:
-    """The section as plain JSON."""
-    return settings.model_dump(mode="json")
