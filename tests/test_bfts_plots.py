@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 
 from corerun.config import Entry
-from corerun.job.plan import ModelDirectory, make_plan
+from corerun.job.plan import make_plan
 from corerun.job.start import run_plan
+from corerun.llm.directory import ModelDirectory
 from corerun.plugins import PluginManager
 from corerun_bfts.figures import link_results
 from tests.support import jobs

@@ -244,7 +244,7 @@ def test_one_review_that_stays_cut_costs_its_node(tmp_path: Path) -> None:
     assert "BadAnswer" in failed["reason"]
 
 
-@pytest.mark.parametrize(("status", "kind", "code"), [(401, "AuthFailed", 3), (404, "ModelNotFound", 2)])
+@pytest.mark.parametrize(("status", "kind", "code"), [(401, "AuthFailed", 2), (404, "ModelNotFound", 2)])
 def test_what_no_retry_can_mend_stops_the_run_at_once(
     tmp_path: Path, status: int, kind: str, code: int
 ) -> None:

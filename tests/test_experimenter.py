@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from corerun.interfaces import CallContext, ChatRequest, Message
+from corerun.interfaces import CallContext, ChatRequest, Connection, Message
 from corerun_openai_router.provider import OpenAIRouter
 from tests.support.experimenter import Experimenter, smallest_instance
 from tests.support.openai_server import OpenAIServer
@@ -148,7 +148,7 @@ async def test_the_router_understands_the_researcher() -> None:
     schema = an_object(is_bug={"type": "boolean"}, summary={"type": "string"})
     plain = ChatRequest("test-model", (Message("user", WRITE),))
     async with OpenAIServer(Experimenter()) as server:
-        router = OpenAIRouter(environ=server.environ())
+        router = OpenAIRouter(Connection(environ=server.environ()))
         written = await router.complete(plain, CallContext("test.write"))
         assert "np.save" in program_of(written.text)
         review = replace(plain, schema=schema, schema_name="submit_review")

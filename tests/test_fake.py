@@ -27,6 +27,7 @@ from corerun.interfaces import (
     ChatReply,
     ChatRequest,
     Component,
+    Degradation,
     Message,
     ProviderInfo,
     ToolCall,
@@ -124,7 +125,7 @@ async def test_scripts_answer_by_purpose_and_in_order(tmp_path: Path) -> None:
     assert caught.value.retry_after == 2
     called = await provider.complete(ask, CONTEXT)
     assert called.tool_calls == (ToolCall("call_0", "f", '{"x": 2}'),)
-    assert (called.finish, called.degradations) == ("tool", ("seed",))
+    assert (called.finish, called.degradations) == ("tool", (Degradation("seed"),))
     assert (await provider.complete(ask, CallContext("special"))).text == '{"x": 1}'
     with pytest.raises(RequestRefused, match="no reply left for p"):
         await provider.complete(ask, CONTEXT)

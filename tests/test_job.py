@@ -212,7 +212,7 @@ async def test_the_process_executor_does_the_same(jobs: Jobs) -> None:
         (Stopped("time is up", hint="--resume"), "stopped", 5, "Stopped"),
         (errors.BudgetExceeded("too dear"), "stopped", 5, "BudgetExceeded"),
         (errors.QuotaExceeded("no money"), "stopped", 5, "QuotaExceeded"),
-        (errors.AuthFailed("wrong key"), "failed", 3, "AuthFailed"),
+        (errors.AuthFailed("wrong key"), "failed", 2, "AuthFailed"),
         (errors.ModelNotFound("no such model"), "failed", 2, "ModelNotFound"),
         (errors.Interrupted("Ctrl-C"), "interrupted", 130, "Interrupted"),
         (asyncio.CancelledError(), "interrupted", 130, "CancelledError"),

@@ -12,7 +12,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from corerun.errors import BudgetExceeded, ConfigError
-from corerun.interfaces import ChatReply, ChatRequest, Event, Price, ProviderInfo, ToolCall, Usage
+from corerun.interfaces import (
+    ChatReply,
+    ChatRequest,
+    Degradation,
+    Event,
+    Price,
+    ProviderInfo,
+    ToolCall,
+    Usage,
+)
 from corerun.llm.accounts import Accounts
 from corerun.llm.budget import Budget, Reserve
 from corerun.llm.ledger import Ledger, interactions, settled, token_tracker
@@ -293,7 +302,7 @@ words = st.text(max_size=5)
         finish=st.sampled_from(["stop", "length", "tool"]),
         usage=st.builds(Usage, counts, counts, counts, counts, st.booleans(), st.none() | st.floats(0, 1)),
         model=words,
-        degradations=st.lists(words, max_size=2).map(tuple),
+        degradations=st.lists(st.builds(Degradation, words), max_size=2).map(tuple),
         requests=st.integers(0, 9),
     )
 )

@@ -33,6 +33,7 @@ from corerun.interfaces import (
     CallContext,
     ChatReply,
     ChatRequest,
+    Degradation,
     Event,
     Message,
     Price,
@@ -695,7 +696,7 @@ async def test_the_servers_own_cost_wins_over_the_table() -> None:
 
 async def test_degradations_are_told_once_per_model_also_after_a_resume() -> None:
     journal = Journal()
-    reply = ChatReply("ok", degradations=("seed", "tools"))
+    reply = ChatReply("ok", degradations=(Degradation("seed", "HTTP 400"), Degradation("tools")))
     models = client(FakeProvider(lambda request, ctx: reply), journal=journal)
     for _ in range(2):
         await models.ask("r", "p", ASK)

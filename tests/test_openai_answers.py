@@ -24,7 +24,7 @@ from corerun.errors import (
     Transient,
     Unsupported,
 )
-from corerun.interfaces import Message
+from corerun.interfaces import Connection, Message
 from corerun_openai_router.endpoint import endpoint_of
 from corerun_openai_router.failure import classify
 from corerun_openai_router.provider import OpenAIRouter
@@ -114,7 +114,7 @@ async def test_an_error_under_status_200_is_classified() -> None:
 async def test_a_page_is_no_answer_and_says_what_to_try() -> None:
     async with OpenAIServer(lambda body: fault(200, b"<html>hello</html>")) as server:
         environ = server.environ(KEY) | {"OPENAI_BASE_URL": server.base_url.removesuffix("/v1") + "/"}
-        router = OpenAIRouter(environ=environ)
+        router = OpenAIRouter(Connection(environ=environ))
         with pytest.raises(RequestRefused, match="hello") as caught:
             await router.complete(QUESTION, CONTEXT)
         assert caught.value.hint == f"did you mean {server.base_url}?"
@@ -300,7 +300,7 @@ async def test_errors_come_over_the_wire_with_one_request() -> None:
 async def test_an_echoed_key_of_any_shape_is_hidden() -> None:
     own = "correct-horse-battery"
     async with OpenAIServer(lambda body: fault(401, error(f"{own} is no key"))) as server:
-        router = OpenAIRouter(environ=server.environ(own))
+        router = OpenAIRouter(Connection(environ=server.environ(own)))
         with pytest.raises(AuthFailed, match="is no key") as caught:
             await router.complete(QUESTION, CONTEXT)
         assert own not in f"{caught.value!r} {caught.value.hint}"
@@ -312,7 +312,7 @@ async def test_an_unknown_model_is_told_its_neighbours() -> None:
     async with OpenAIServer(
         lambda body: fault(404, error("no", code="model_not_found")), models=models
     ) as server:
-        router = OpenAIRouter(environ=server.environ(KEY))
+        router = OpenAIRouter(Connection(environ=server.environ(KEY)))
         with pytest.raises(ModelNotFound) as caught:
             await router.complete(replace(QUESTION, model="gpt-4o-minni"), CONTEXT)
         assert caught.value.hint.startswith("the server offers gpt-4o-mini, gpt-4.1")
@@ -332,7 +332,7 @@ async def test_nobody_listens() -> None:
     async with OpenAIServer(lambda body: "x") as server:
         environ = server.environ(KEY)
     with pytest.raises(Transient, match="connection failed"):
-        await OpenAIRouter(environ=environ).complete(QUESTION, CONTEXT)
+        await OpenAIRouter(Connection(environ=environ)).complete(QUESTION, CONTEXT)
 
 
 async def test_the_deadline_ends_a_call() -> None:
@@ -343,7 +343,7 @@ async def test_the_deadline_ends_a_call() -> None:
         return "x"
 
     async with OpenAIServer(wait) as server:
-        router = OpenAIRouter(environ=server.environ(KEY))
+        router = OpenAIRouter(Connection(environ=server.environ(KEY)))
         with pytest.raises(Transient, match="deadline"):
             await router.complete(QUESTION, replace(CONTEXT, deadline=time.monotonic() + 0.05))
         await router.aclose()

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from corerun.errors import (
     UsageError,
 )
+from corerun.interfaces import Connection
 from corerun_openai_router.endpoint import endpoint_of, is_local_url
 from corerun_openai_router.provider import OpenAIRouter
 from corerun_openai_router.redaction import redact
@@ -112,14 +113,14 @@ def test_missing_variables_are_named_all_at_once() -> None:
     ]
     for provider, environ, message in cases:
         with pytest.raises(UsageError) as caught:
-            OpenAIRouter(provider, environ).check()
+            OpenAIRouter(Connection(provider, environ)).check()
         assert caught.value.message.startswith(message) and caught.value.hint
         assert KEY not in f"{caught.value} {caught.value.hint}"
 
 
 async def test_a_call_without_variables_is_a_usage_error() -> None:
     with pytest.raises(UsageError, match="Missing OPENAI_API_KEY"):
-        await OpenAIRouter(environ={}).complete(QUESTION, CONTEXT)
+        await OpenAIRouter(Connection(environ={})).complete(QUESTION, CONTEXT)
 
 
 def test_places_and_keys_of_the_providers() -> None:
@@ -141,16 +142,16 @@ def test_places_and_keys_of_the_providers() -> None:
 
 def test_settings_to_correct_are_told_once(caplog: pytest.LogCaptureFixture) -> None:
     login = "https://me:password@host/v1/chat/completions"
-    OpenAIRouter(environ={"OPENAI_API_KEY": KEY, "OPENAI_API_BASE": login})
+    OpenAIRouter(Connection(environ={"OPENAI_API_KEY": KEY, "OPENAI_API_BASE": login}))
     assert len(caplog.records) == 2
     assert "password" not in caplog.text and KEY not in caplog.text
 
 
 def test_what_people_are_told_of_a_provider() -> None:
-    info = OpenAIRouter("Groq", {}).info
+    info = OpenAIRouter(Connection("Groq")).info
     assert (info.name, info.needs_key, info.is_local, info.vision) == ("groq", True, False, None)
     assert info.env == ("OAIC_GROQ_BASE_URL", "OAIC_GROQ_API_KEY")
-    assert OpenAIRouter(environ={"OPENAI_BASE_URL": "http://127.0.0.1:1/v1"}).info.is_local
+    assert OpenAIRouter(Connection(environ={"OPENAI_BASE_URL": "http://127.0.0.1:1/v1"})).info.is_local
 
 
 @pytest.mark.parametrize(
@@ -177,7 +178,10 @@ async def test_the_organization_goes_to_the_default_provider_alone(monkeypatch: 
     monkeypatch.setenv("OPENAI_ADMIN_KEY", "admin-key-1234")
     async with OpenAIServer(lambda body: "x") as server:
         own = {"OAIC_X_BASE_URL": server.base_url, "OAIC_X_API_KEY": KEY, "OPENAI_ORG_ID": "org-1"}
-        for router in (OpenAIRouter("x", own), OpenAIRouter(environ=own | server.environ(KEY))):
+        for router in (
+            OpenAIRouter(Connection("x", own)),
+            OpenAIRouter(Connection(environ=own | server.environ(KEY))),
+        ):
             await router.complete(QUESTION, CONTEXT)
             await router.aclose()
         sent = [request.headers.get("openai-organization") for request in server.requests]

@@ -17,7 +17,7 @@ from corerun.errors import (
     RequestRefused,
     Unsupported,
 )
-from corerun.interfaces import ChatRequest, Message, Part, ToolCall
+from corerun.interfaces import ChatRequest, Connection, Message, Part, ToolCall
 from corerun_openai_router.provider import OpenAIRouter
 from corerun_openai_router.request import Features, build_body
 from corerun_openai_router.text import clean
@@ -134,8 +134,8 @@ async def test_images_are_left_out_where_vision_is_off() -> None:
     request = replace(QUESTION, messages=(PICTURE, alone))
     reply, (body,) = await ask("?", request, OAIC_DISABLE_VISION="on")
     assert [message["content"] for message in body["messages"]] == ["Look:", "[image omitted]"]
-    assert reply.degradations == ("images",)
-    router = OpenAIRouter(environ={"OPENAI_API_KEY": KEY, "OAIC_DISABLE_VISION": "1"})
+    assert [dropped.feature for dropped in reply.degradations] == ["images"]
+    router = OpenAIRouter(Connection(environ={"OPENAI_API_KEY": KEY, "OAIC_DISABLE_VISION": "1"}))
     assert router.info.vision is False
     with pytest.raises(Unsupported, match="OAIC_DISABLE_VISION"):
         await router.complete(request, replace(CONTEXT, strict=True))
@@ -254,7 +254,7 @@ def test_clean_text_can_be_written(value: str) -> None:
 
 async def test_many_calls_at_once_share_their_connections() -> None:
     async with OpenAIServer(lambda body: body["messages"][0]["content"]) as server:
-        router = OpenAIRouter(environ=server.environ(KEY))
+        router = OpenAIRouter(Connection(environ=server.environ(KEY)))
         requests = [replace(QUESTION, messages=(Message("user", str(number)),)) for number in range(40)]
         replies = await asyncio.gather(*(router.complete(request, CONTEXT) for request in requests))
         assert [reply.text for reply in replies] == [str(number) for number in range(40)]
@@ -265,7 +265,7 @@ async def test_many_calls_at_once_share_their_connections() -> None:
 
 def test_one_router_serves_two_event_loops() -> None:
     with serve_in_thread(lambda body: "x") as server:
-        router = OpenAIRouter(environ=server.environ(KEY))
+        router = OpenAIRouter(Connection(environ=server.environ(KEY)))
 
         async def call() -> str:
             try:
@@ -279,10 +279,10 @@ def test_one_router_serves_two_event_loops() -> None:
 
 def test_another_process_reaches_the_server_and_the_sdk_is_loaded_late() -> None:
     program = (
-        "import asyncio, sys\n"
+        "import asyncio, os, sys\n"
         "from corerun.interfaces import *\n"
         "from corerun_openai_router.provider import OpenAIRouter\n"
-        "router = OpenAIRouter()\n"
+        "router = OpenAIRouter(Connection(environ=os.environ))\n"
         "router.check()\n"
         "assert 'openai' not in sys.modules and 'pydantic' not in sys.modules\n"
         "request = ChatRequest('m', (Message('user', 'hi'),), schema={'type': 'object'})\n"

@@ -29,4 +29,4 @@ def corerun_sandboxes() -> Iterable[Component]:
 
 @hookimpl
 def corerun_providers() -> Iterable[Component]:
-    return (Component("fake", "corerun.testing.fake:FakeProvider", "scripted answers for tests"),)
+    return (Component("fake", "corerun.testing.fake:connect", "scripted answers for tests"),)

@@ -81,76 +81,120 @@ class Interrupted(CorerunError):
 
 
 class ModelError(CorerunError):
-    """A model call failed. ``kind`` is the class that a journal, a report and a retry rule read."""
+    """A model gave no usable answer. ``kind`` is the class that a journal, a report and a retry rule read."""
 
     kind: ClassVar[str] = "model"
-    retryable: ClassVar[bool] = False
-    fatal: ClassVar[bool] = False
 
 
-class Transient(ModelError):
+class ModelUnusable(ModelError):
+    """No call to this model can succeed until a person changes something. Ends the run, resumable."""
+
+
+class CallFailed(ModelError):
+    """This call failed; another call to the same model may succeed."""
+
+
+class AuthFailed(ModelUnusable):
+    """The key is missing, wrong or not allowed to use the model."""
+
+    kind = "auth"
+    exit_code = 2
+
+
+class QuotaExceeded(ModelUnusable):
+    """The account is out of money or quota."""
+
+    kind = "quota"
+    exit_code = 5
+
+
+class ModelNotFound(ModelUnusable):
+    """The server doesn't know the model."""
+
+    kind = "model_not_found"
+    exit_code = 2
+
+
+class Transient(CallFailed):
     """Worth another try: overload, rate limit, a broken connection, a cut body.
 
     ``retry_after`` is the server's wish in seconds, if it had one.
     """
 
     kind = "transient"
-    retryable = True
 
     def __init__(self, message: str, *, retry_after: float | None = None, hint: str = "") -> None:
         super().__init__(message, hint=hint)
         self.retry_after = retry_after
 
 
-class AuthFailed(ModelError):
-    """The key is missing, wrong or not allowed to use the model. Stops the run at once."""
+class StreamCut(CallFailed):
+    """A stream ended before its answer was complete and after a part was handed out: ``partial``."""
 
-    kind = "auth"
-    fatal = True
-    exit_code = 3
+    kind = "stream_cut"
 
-
-class QuotaExceeded(ModelError):
-    """The account is out of money or quota. Stops the run at once, resumable."""
-
-    kind = "quota"
-    fatal = True
-    exit_code = 5
+    def __init__(self, message: str, *, partial: str, hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.partial = partial
 
 
-class ModelNotFound(ModelError):
-    """The server doesn't know the model. Stops the run at once."""
+class ContextTooLong(CallFailed):
+    """The request doesn't fit into the model's context window.
 
-    kind = "model_not_found"
-    fatal = True
-    exit_code = 2
-
-
-class ContextTooLong(ModelError):
-    """The request doesn't fit into the model's context window."""
+    ``limit`` and ``used`` are in tokens, where the server named them.
+    """
 
     kind = "context"
 
+    def __init__(
+        self, message: str, *, limit: int | None = None, used: int | None = None, hint: str = ""
+    ) -> None:
+        super().__init__(message, hint=hint)
+        self.limit = limit
+        self.used = used
 
-class ContentRefused(ModelError):
+
+class ContentRefused(CallFailed):
     """A content filter or the model itself refused to answer."""
 
     kind = "refused"
 
 
-class Unsupported(ModelError):
+class Unsupported(CallFailed):
     """The provider can't do what was asked (a purpose, an image, a feature). Never retried."""
 
     kind = "unsupported"
 
 
-class RequestRefused(ModelError):
+class UnsupportedParameter(Unsupported):
+    """The server refused one parameter or feature, and the call was strict about it.
+
+    ``status`` is the HTTP status; 0: nothing was sent, because the refusal was known.
+    """
+
+    def __init__(
+        self, parameter: str, *, provider: str, model: str, status: int, said: str, hint: str = ""
+    ) -> None:
+        super().__init__(f"{provider}::{model} refuses {parameter}: {said}", hint=hint)
+        self.parameter = parameter
+        self.provider = provider
+        self.model = model
+        self.status = status
+
+
+class RequestRefused(CallFailed):
     """The server refused the request for a reason that nobody could act on."""
 
     kind = "http"
 
 
-class BadAnswer(ModelError):
+class ProviderBroken(CallFailed):
+    """A provider's plugin raised what it may not raise."""
+
+    kind = "provider"
+
+
+class BadAnswer(CallFailed):
     """The model's answer didn't fit the schema, after all re-asks. ``raw`` is its last text."""
 
     kind = "bad_answer"

@@ -12,7 +12,8 @@ from typing import Any
 
 from corerun.config import Entry, Layer
 from corerun.interfaces import Provider
-from corerun.job.plan import ModelDirectory, Plan, make_plan
+from corerun.job.plan import Plan, make_plan
+from corerun.llm.directory import ModelDirectory
 from corerun.plugins import PluginManager
 from corerun.testing.plugins import write_plugin
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from corerun.errors import ModelError
-from corerun.interfaces import CallContext, ChatReply, ChatRequest, Message
+from corerun.interfaces import CallContext, ChatReply, ChatRequest, Connection, Message
 from corerun_openai_router.provider import OpenAIRouter
 from tests.support.openai_server import OpenAIServer
 
@@ -29,7 +29,7 @@ async def ask(
 ) -> tuple[ChatReply, list[dict[str, Any]]]:
     """One call to a server that gives ``answer`` to everything, and the bodies that came."""
     async with OpenAIServer(lambda body: answer) as server:
-        router = OpenAIRouter(environ={**server.environ(KEY), **environ})
+        router = OpenAIRouter(Connection(environ={**server.environ(KEY), **environ}))
         try:
             return await router.complete(request, CONTEXT), server.bodies
         finally:

@@ -90,10 +90,22 @@ class Usage:
 
 
 @dataclass(frozen=True, slots=True)
+class Degradation:
+    """A feature of the request that was left out or written in another way, and why.
+
+    ``feature`` is the request's word for it: ``seed``, ``tools``, ``images``, ``reasoning_effort``.
+    """
+
+    feature: str
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class ChatReply:
     """One answer. ``finish``: stop, length, tool, filter, refusal or unknown.
 
-    ``requests`` counts what went over the wire; ``degradations`` names features that were dropped.
+    ``requests`` counts what went over the wire. ``created`` is the server's time of the answer in
+    unix seconds.
     """
 
     text: str = ""
@@ -102,8 +114,22 @@ class ChatReply:
     finish: str = "stop"
     usage: Usage = Usage()
     model: str = ""
-    degradations: tuple[str, ...] = ()
+    degradations: tuple[Degradation, ...] = ()
     requests: int = 1
+    created: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """A piece of an answer that is still being written.
+
+    ``kind`` is ``text``, ``reasoning`` or ``tool_args``; the last one of a stream is ``reply`` and
+    carries the whole answer, the same that ``complete`` would give.
+    """
+
+    kind: str
+    text: str = ""
+    reply: ChatReply | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,11 +168,53 @@ class ProviderInfo:
     kind: str = "model"
 
 
+@dataclass(frozen=True, slots=True)
+class Connection:
+    """What a provider is made from: its name in a model string, the environment, and the configuration.
+
+    Fields that the configuration leaves out are empty; the provider then reads ``environ``, its own
+    variables first. ``capabilities`` pins what the server takes (``{"tools": False}``) and
+    ``wording`` adds regular expressions for its refusals, by feature; neither is ever unlearned.
+    """
+
+    provider: str = "default"
+    environ: Mapping[str, str] = field(default_factory=dict, repr=False)
+    base_url: str = ""
+    api_key: str = field(default="", repr=False)
+    api_version: str = ""
+    capabilities: Mapping[str, bool] = field(default_factory=dict)
+    wording: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeRow:
+    """One line of the matrix of what a server takes.
+
+    ``verdict``: ``honoured``, ``ignored``, ``refused``, ``accepted`` (taken, no sign of either) or
+    ``failed`` (the test told nothing); ``evidence`` is what the server did or said.
+    """
+
+    feature: str
+    verdict: str
+    status: int
+    evidence: str
+
+
 class Provider(Protocol):
-    """A way to reach models: one answer per call, no retry.
+    """A way to reach models: one answer per call, no retry. A component's target makes it from a
+    `Connection`.
 
     ``complete`` raises classes of `corerun.errors` below ``ModelError``; only ``Transient`` is
-    retried, by the core. Optional members: ``stream``, ``list_models``, ``price``, ``aclose``.
+    retried, by the core. Optional members:
+
+    - ``check() -> None`` raises `UsageError` naming everything that is missing, before a run starts;
+    - ``stream(request, ctx) -> AsyncIterator[Delta]``;
+    - ``async list_models() -> list[str]``;
+    - ``price(model) -> Price | None``;
+    - ``learned(model: str | None) -> Sequence[Mapping]``, what was found out about servers, and
+      ``forget(model: str | None) -> int``, which drops it and counts;
+    - ``async probe(model) -> Sequence[ProbeRow]``;
+    - ``async aclose() -> None``.
     """
 
     @property

@@ -10,7 +10,8 @@ from typing import Any
 
 from corerun import config
 from corerun.errors import UsageError
-from corerun.interfaces import Invocation, Job, Prepared, Provider, ProviderInfo, Role
+from corerun.interfaces import Invocation, Job, Prepared, Role
+from corerun.llm.directory import ModelDirectory
 from corerun.plugins import PluginManager
 from corerun.runs import directory
 from corerun.runs import journal as journals
@@ -35,41 +36,6 @@ class Plan:
     directory: Path
     resume: bool
     models: ModelDirectory
-
-
-class ModelDirectory:
-    """Makes providers by name: a plugin's if one offers it, else the OpenAI-compatible router."""
-
-    def __init__(self, manager: PluginManager, environ: Mapping[str, str]) -> None:
-        self._manager = manager
-        self._environ = environ
-        self._made: dict[str, Provider] = {}
-
-    def provider(self, name: str) -> Provider:
-        """The provider of that name; one object per name and run."""
-        if name not in self._made:
-            offered = {item.component.name for item in self._manager.components("providers")}
-            made: Any
-            if name.replace("-", "_") in offered:
-                made = self._manager.get("providers", name)()
-            else:
-                made = self._manager.get("providers", "openai_router")(name, self._environ)
-            self._made[name] = made
-        return self._made[name]
-
-    def use(self, name: str, provider: Provider) -> None:
-        """Let ``provider`` answer for ``name``: how tests swap in a fake."""
-        self._made[name] = provider
-
-    def check(self, model: str) -> ProviderInfo:
-        """Facts about a model's provider; raises if keys or addresses are missing."""
-        from corerun.llm.models import parse_model
-
-        provider = self.provider(parse_model(model).provider)
-        check = getattr(provider, "check", None)
-        if check is not None:
-            check()
-        return provider.info
 
 
 def resolve_role(role: Role, aliases: Mapping[str, config.ModelAlias], default: str) -> Role:

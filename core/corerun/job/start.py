@@ -118,7 +118,7 @@ async def _live(
     budget = Budget(**plan.settings.budget.model_dump())
     run.models = LanguageModels(
         record=_Recorder(log, state),
-        provider=plan.models.provider,
+        directory=plan.models,
         roles=plan.roles,
         default_model=plan.default_model,
         settings=LlmSettings(
@@ -140,7 +140,7 @@ async def _live(
             error = caught
             logger.error("the run ended early", exc_info=caught)
         finally:
-            await run.models.aclose()
+            await plan.models.aclose()
             await executor.close()
         status, code = _verdict(error, run)
         noted = run.noted("result")

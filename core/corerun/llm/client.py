@@ -7,7 +7,7 @@ import random
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from corerun.errors import (
     BadAnswer,
@@ -32,6 +32,7 @@ from corerun.interfaces import (
 )
 from corerun.llm.accounts import Accounts
 from corerun.llm.budget import Budget
+from corerun.llm.directory import ModelTarget
 from corerun.llm.extraction import read_answer
 from corerun.llm.ledger import Ledger
 from corerun.llm.messages import call_key, has_images, printable, reask, request_bytes
@@ -42,13 +43,18 @@ from corerun.llm.settings import LlmSettings, Recorder
 from corerun.llm.structured import Problems, json_schema, model_name
 from corerun.runs import events as records
 
-if TYPE_CHECKING:
-    from corerun.llm.models import ModelString
-
 __all__ = ["LanguageModels", "LlmSettings", "Recorder"]
 
 WARMER = 0.3
 """Temperature of a re-ask after the same wrong answer came twice at temperature 0."""
+
+
+class Directory(Protocol):
+    """What a model's name means, and who answers for it: `corerun.llm.directory.ModelDirectory`."""
+
+    def target(self, name: str) -> ModelTarget: ...
+
+    def provider(self, name: str) -> Provider: ...
 
 
 @dataclass(slots=True)
@@ -58,7 +64,7 @@ class _Question:
     role: str
     purpose: str
     node: str | None
-    model: ModelString
+    model: ModelTarget
     provider: Provider
     facts: Mapping[str, Json]
     strict: bool
@@ -68,7 +74,7 @@ class _Question:
 class LanguageModels:
     """Answers questions by role; every answer is in the journal before its caller sees it.
 
-    ``provider`` makes a provider by name; ``environ`` is read for ``CORERUN_OFFLINE``. ``elapsed``
+    ``directory`` knows what models' names mean; ``environ`` is read for ``CORERUN_OFFLINE``. ``elapsed``
     gives the seconds that the run has taken (default: since this object was made).
     """
 
@@ -76,7 +82,7 @@ class LanguageModels:
         self,
         *,
         record: Recorder,
-        provider: Callable[[str], Provider],
+        directory: Directory,
         roles: Mapping[str, Role],
         default_model: str,
         settings: LlmSettings,
@@ -93,7 +99,7 @@ class LanguageModels:
         started = clock()
         self.ledger = Ledger.fold(record.answered.values())
         self._record = record
-        self._make_provider = provider
+        self._directory = directory
         self._roles = roles
         self._default_model = default_model
         self._settings = settings
@@ -108,9 +114,7 @@ class LanguageModels:
             elapsed=elapsed or (lambda: clock() - started),
             unpriced=self._warn_unpriced,
         )
-        self._providers: dict[str, Provider] = {}
-        self._models: dict[str, ModelString] = {}
-        self._lanes: dict[tuple[str, str], Lane] = {}
+        self._lanes: dict[str, Lane] = {}
         self._counts: dict[str | None, dict[str, int]] = {}
         self._answered: dict[str, Event] = {}
         self._told: set[tuple[str, str]] = {
@@ -119,27 +123,13 @@ class LanguageModels:
             for feature in event.data["degradations"]
         }
 
-    def provider(self, name: str) -> Provider:
-        """The provider of that name, made at its first use."""
-        if name not in self._providers:
-            self._providers[name] = self._make_provider(name)
-        return self._providers[name]
-
     def provider_info(self, role: str) -> ProviderInfo:
         """Facts about the provider that answers for ``role``, e.g. whether it sees images."""
-        return self.provider(self._model(role).provider).info
+        return self._directory.provider(self._name(role)).info
 
     def forget(self, node: str) -> None:
         """Starts a node's counts again, so that its next attempt is given the answers of the last."""
         self._counts.pop(node, None)
-
-    async def aclose(self) -> None:
-        """Closes the providers that can be closed."""
-        providers, self._providers = self._providers, {}
-        for provider in providers.values():
-            close = getattr(provider, "aclose", None)
-            if close is not None:
-                await close()
 
     async def ask(
         self,
@@ -169,17 +159,17 @@ class LanguageModels:
         provider raised them.
         """
         cast = self._roles.get(role, Role())
-        model = self._model(role)
-        provider = self.provider(model.provider)
+        model = self._directory.target(self._name(role))
+        provider = self._directory.provider(model.name)
         info = provider.info
         if self._offline and not info.is_local:
             raise EnvironmentRefused(
-                f"CORERUN_OFFLINE is set and {model.text!r} isn't local",
+                f"CORERUN_OFFLINE is set and {model.name!r} isn't local",
                 hint="choose a local model such as recipes::default, or unset CORERUN_OFFLINE",
             )
         if info.vision is False and has_images(messages):
             raise Unsupported(
-                f"{model.text!r} can't see images", hint="ask without images or set another model"
+                f"{model.name!r} can't see images", hint="ask without images or set another model"
             )
         request = ChatRequest(
             model=model.model,
@@ -196,13 +186,8 @@ class LanguageModels:
         )
         return await self._until_it_fits(question, request, schema, parse)
 
-    def _model(self, role: str) -> ModelString:
-        text = self._roles.get(role, Role()).model or self._default_model
-        if text not in self._models:
-            from corerun.llm.models import parse_model
-
-            self._models[text] = parse_model(text)
-        return self._models[text]
+    def _name(self, role: str) -> str:
+        return self._roles.get(role, Role()).model or self._default_model
 
     async def _until_it_fits(
         self, question: _Question, request: ChatRequest, schema: Any, parse: Callable[[str], Any] | None
@@ -212,14 +197,14 @@ class LanguageModels:
             facts = {**question.facts, "seed": self._seed, "attempt": attempt}
             reply, seq, replayed = await self._call(question, request, facts)
             if reply.finish in ("filter", "refusal"):
-                raise ContentRefused(f"{question.model.text!r} refused to answer {question.purpose}")
+                raise ContentRefused(f"{question.model.name!r} refused to answer {question.purpose}")
             try:
                 return Answer(read_answer(reply, schema, parse), reply, replayed, seq)
             except Problems as error:
                 attempt += 1
                 if attempt > self._settings.repairs:
                     raise BadAnswer(
-                        f"{question.model.text!r} gave no usable answer to {question.purpose} "
+                        f"{question.model.name!r} gave no usable answer to {question.purpose} "
                         f"in {attempt} tries: {error.lines[0]}",
                         raw=reply.text,
                     ) from error
@@ -243,7 +228,7 @@ class LanguageModels:
             started = self._clock()
             try:
                 prompt = self._record.blob(body)
-                self._record.emit(records.CALL_ASKED, **head, model=question.model.text, prompt=prompt)
+                self._record.emit(records.CALL_ASKED, **head, model=question.model.name, prompt=prompt)
                 reply, attempts = await self._send(question, request, facts, head, ticket)
             finally:
                 self._accounts.release(key)
@@ -263,7 +248,7 @@ class LanguageModels:
     ) -> tuple[ChatReply, int]:
         """Writes the answer down and adds it to the ledger; the reply as a replay would give it."""
         model = question.model
-        bill = self._accounts.bill(question.provider, model.model, model.text, reply, characters)
+        bill = self._accounts.bill(question.provider, model.model, model.name, reply, characters)
         reply = replace(
             reply,
             text=printable(reply.text),
@@ -275,7 +260,7 @@ class LanguageModels:
         data = {
             **head,
             "provider": model.provider,
-            "model_requested": model.text,
+            "model_requested": model.name,
             "booked": bill.booked,
             **reply_to_json(reply),
             "cost_usd": bill.usage.cost_usd,
@@ -287,18 +272,17 @@ class LanguageModels:
         event = Event(seq, 0.0, records.CALL_ANSWERED, data)
         self._answered[head["key"]] = event
         self.ledger.observe(event)
-        for feature in reply.degradations:
-            if (model.text, feature) not in self._told:
-                self._told.add((model.text, feature))
-                reason = "the server refused it"
-                self._record.emit(records.DEGRADED, model=model.text, feature=feature, reason=reason)
+        for dropped in reply.degradations:
+            if (model.name, dropped.feature) not in self._told:
+                self._told.add((model.name, dropped.feature))
+                said = {"feature": dropped.feature, "reason": dropped.reason}
+                self._record.emit(records.DEGRADED, model=model.name, **said)
         return reply, seq
 
-    def _lane(self, model: ModelString) -> Lane:
-        name = (model.provider, model.model)
-        if name not in self._lanes:
-            self._lanes[name] = Lane(self._settings.concurrency)
-        return self._lanes[name]
+    def _lane(self, model: ModelTarget) -> Lane:
+        if model.name not in self._lanes:
+            self._lanes[model.name] = Lane(self._settings.concurrency)
+        return self._lanes[model.name]
 
     def _key(self, question: _Question, body: bytes) -> str:
         first = call_key(question.node, question.purpose, 0, body)
@@ -331,7 +315,7 @@ class LanguageModels:
             )
         except CorerunError as error:
             kind = error.kind if isinstance(error, ModelError) else type(error).__name__
-            model = question.model.text
+            model = question.model.name
             self._record.emit(records.CALL_FAILED, **head, model=model, kind=kind, message=error.message)
             raise
 

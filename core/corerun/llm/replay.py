@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from corerun.interfaces import ChatReply, Json, ToolCall, Usage
+from corerun.interfaces import ChatReply, Degradation, Json, ToolCall, Usage
 
 _TOOL_CALL = ("id", "name", "arguments")
 _USAGE = ("prompt", "completion", "reasoning", "cached", "estimated", "cost_usd")
@@ -20,7 +20,7 @@ def reply_to_json(reply: ChatReply) -> dict[str, Json]:
         "finish": reply.finish,
         "usage": {name: getattr(reply.usage, name) for name in _USAGE},
         "requests": reply.requests,
-        "degradations": list(reply.degradations),
+        "degradations": [dropped.feature for dropped in reply.degradations],
     }
 
 
@@ -33,6 +33,6 @@ def reply_from_json(data: Mapping[str, Json]) -> ChatReply:
         finish=data["finish"],
         usage=Usage(**data["usage"]),
         model=data["model_answered"],
-        degradations=tuple(data["degradations"]),
+        degradations=tuple(Degradation(feature) for feature in data["degradations"]),
         requests=data["requests"],
     )

@@ -7,7 +7,7 @@ import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
-from corerun.errors import CorerunError, InfrastructureError, ModelError, Transient
+from corerun.errors import CorerunError, InfrastructureError, ProviderBroken, Transient
 from corerun.interfaces import CallContext, ChatReply, ChatRequest, Provider
 
 BASE_S = 0.5
@@ -80,14 +80,14 @@ class Lane:
 
 
 async def attempt(provider: Provider, request: ChatRequest, context: CallContext) -> ChatReply:
-    """One answer of ``provider``; what it may not raise becomes a `ModelError` that names it."""
+    """One answer of ``provider``; what it may not raise becomes `ProviderBroken`."""
     try:
         return await provider.complete(request, context)
     except CorerunError:
         raise
     except Exception as error:
         summary = " ".join(f"{type(error).__name__}: {error}".split())
-        raise ModelError(
+        raise ProviderBroken(
             f"the provider {provider.info.name!r} broke: {summary}",
             hint="this is a fault of the provider's plugin",
         ) from error

@@ -12,7 +12,7 @@ from corerun.errors import (
     EnvironmentRefused,
     InfrastructureError,
     Interrupted,
-    ModelError,
+    ModelUnusable,
     StateError,
     Stopped,
     UsageError,
@@ -23,7 +23,7 @@ from corerun.search.identity import derived_rng, node_id
 from corerun.search.records import asked_node, done_outcome, emit_asked, emit_done, open_batch_start
 from corerun.search.tree import SearchTree
 
-_ENDS_THE_RUN = (Stopped, EnvironmentRefused, StateError, UsageError, Interrupted)
+_ENDS_THE_RUN = (Stopped, EnvironmentRefused, StateError, UsageError, Interrupted, ModelUnusable)
 
 
 async def search(
@@ -205,7 +205,7 @@ class _Driver:
         except InfrastructureError as error:
             return Outcome("infra", reason=_one_line(str(error)))
         except Exception as error:
-            if isinstance(error, _ENDS_THE_RUN) or (isinstance(error, ModelError) and error.fatal):
+            if isinstance(error, _ENDS_THE_RUN):
                 raise
             return Outcome("failed", reason=_one_line(f"{type(error).__name__}: {error}"))
 

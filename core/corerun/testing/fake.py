@@ -21,7 +21,17 @@ from corerun.errors import (
     Unsupported,
     UsageError,
 )
-from corerun.interfaces import CallContext, ChatReply, ChatRequest, Json, ProviderInfo, ToolCall, Usage
+from corerun.interfaces import (
+    CallContext,
+    ChatReply,
+    ChatRequest,
+    Connection,
+    Degradation,
+    Json,
+    ProviderInfo,
+    ToolCall,
+    Usage,
+)
 
 Reply: TypeAlias = Any
 """A `ChatReply`, a text, JSON data (sent as its text) or an exception (raised)."""
@@ -49,6 +59,11 @@ class FakeCall(NamedTuple):
 
     request: ChatRequest
     context: CallContext
+
+
+def connect(connection: Connection) -> FakeProvider:
+    """The fake provider that answers by the model's name; there is nothing to configure."""
+    return FakeProvider()
 
 
 class FakeProvider:
@@ -215,7 +230,7 @@ def _of_line(line: Json) -> Reply:
         finish=line.get("finish", "tool" if calls else "stop"),
         usage=Usage(**line.get("usage", {})),
         model=line.get("model", ""),
-        degradations=tuple(line.get("degradations", ())),
+        degradations=tuple(Degradation(feature) for feature in line.get("degradations", ())),
     )
 
 

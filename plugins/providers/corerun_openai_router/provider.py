@@ -7,13 +7,11 @@ import difflib
 import json
 import logging
 import math
-import os
 import time
-from collections.abc import Mapping
 from dataclasses import replace
 
 from corerun.errors import ModelError, ModelNotFound, Transient, Unsupported, UsageError
-from corerun.interfaces import CallContext, ChatReply, ChatRequest, ProviderInfo
+from corerun.interfaces import CallContext, ChatReply, ChatRequest, Connection, Degradation, ProviderInfo
 from corerun.llm.models import true_value
 from corerun_openai_router.endpoint import endpoint_of
 from corerun_openai_router.failure import classify
@@ -36,9 +34,9 @@ class OpenAIRouter:
     reads ``OAIC_<NAME>_BASE_URL`` and ``OAIC_<NAME>_API_KEY``.
     """
 
-    def __init__(self, provider: str = "default", environ: Mapping[str, str] | None = None) -> None:
-        environ = os.environ if environ is None else environ
-        self._endpoint = endpoint_of(provider.lower(), environ)
+    def __init__(self, connection: Connection) -> None:
+        environ = connection.environ
+        self._endpoint = endpoint_of(connection.provider.lower(), environ)
         self._features = Features(
             tools=not true_value(environ.get("OAIC_DISABLE_TOOLS")),
             images=not true_value(environ.get("OAIC_DISABLE_VISION")),
@@ -93,7 +91,9 @@ class OpenAIRouter:
         await self._transport.aclose()
 
     async def _ask(self, request: ChatRequest, ctx: CallContext) -> ChatReply:
-        dropped = () if self._features.images or not has_images(request) else (IMAGES_DROPPED,)
+        dropped: tuple[Degradation, ...] = ()
+        if has_images(request) and not self._features.images:
+            dropped = (Degradation(IMAGES_DROPPED, "OAIC_DISABLE_VISION is set"),)
         if dropped and ctx.strict:
             raise Unsupported("images are asked for but OAIC_DISABLE_VISION is set")
         response = await self._transport.chat(build_body(request, self._features))

@@ -13,7 +13,7 @@ def corerun_providers() -> Iterable[Component]:
     return (
         Component(
             "recipes",
-            "corerun_recipes.provider:RecipesProvider",
+            "corerun_recipes.provider:connect",
             "built-in rules, not a language model",
         ),
     )

@@ -6,7 +6,16 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
 from corerun.errors import ModelNotFound, Unsupported
-from corerun.interfaces import CallContext, ChatReply, ChatRequest, Message, Part, ProviderInfo, Usage
+from corerun.interfaces import (
+    CallContext,
+    ChatReply,
+    ChatRequest,
+    Connection,
+    Message,
+    Part,
+    ProviderInfo,
+    Usage,
+)
 
 from . import answers, experiments, figures
 from .question import Question, question
@@ -37,6 +46,11 @@ _PURPOSES: Mapping[str, Callable[[Question], str]] = MappingProxyType(
     }
 )
 _GREETING = "recipes answers from built-in rules; it is not a language model."
+
+
+def connect(connection: Connection) -> RecipesProvider:
+    """The book of rules; there is nothing to configure."""
+    return RecipesProvider()
 
 
 class RecipesProvider:

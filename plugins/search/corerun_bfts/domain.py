@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from corerun.errors import CorerunError, ModelError
+from corerun.errors import CallFailed, CorerunError
 from corerun.execution.collect import remove_tree
 from corerun.interfaces import Node, Outcome, Run, Tree
 from corerun.runs import events as kinds
@@ -89,9 +89,7 @@ class StageDomain:
                 return await self._expand(run, tree, node, record)
         except TimeoutError:
             return self._failed(record, f"the node took longer than {limit:g} s")
-        except ModelError as error:
-            if error.fatal:
-                raise
+        except CallFailed as error:
             return self._failed(record, f"{type(error).__name__}: {error.message}")
         except CorerunError:
             raise
@@ -313,9 +311,7 @@ class StageDomain:
         )
         try:
             answer = await ask(run, question, f"{best.id}.{kind}")
-        except ModelError as error:
-            if error.fatal:
-                raise
+        except CallFailed as error:
             run.warn(f"{self._stage.scope}: no usable judgement of the stage: {error.message}")
             return False
         return bool(answer.value.is_complete)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from corerun.errors import ModelError
+from corerun.errors import CallFailed
 from corerun.execution.collect import collect
 from corerun.interfaces import ExecResult, Node, Outcome
 from corerun.runs import io
@@ -88,9 +88,7 @@ async def examine(lab: Laboratory, node: Node, prompts: Prompts, record: Record)
             lab.ask(prompts.review(record.code, _run_facts(ran)), node.id),
             _measure(lab, node, prompts, record.code, ran),
         )
-    except ModelError as error:
-        if error.fatal:
-            raise
+    except CallFailed as error:
         return _failed(lab, node, data, f"{type(error).__name__}: {error.message}")
     data["analysis"] = review.summary
     reason = _fault(ran, measured) or ("review: judged to be a bug" if review.is_bug else "")

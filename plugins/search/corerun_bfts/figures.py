@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from corerun.errors import ModelError
+from corerun.errors import CallFailed
 from corerun.execution.collect import remove_tree
 from corerun.interfaces import ExecResult, Node, Run
 from corerun.runs import io
@@ -53,9 +53,7 @@ async def aggregate_figures(
     try:
         studio = _Studio(run, settings, record, place)
         count = await studio.draw()
-    except ModelError as error:
-        if error.fatal:
-            raise
+    except CallFailed as error:
         run.warn(f"plot aggregation stopped: {error.message}")
         count = len(figure_files(place))
     finally:
@@ -87,9 +85,7 @@ class _Studio:
             facts |= {"round": number, "figures": facts.get("figures", 0), "best_figures": self._best}
             try:
                 script = await self._ask(facts, number)
-            except ModelError as error:
-                if error.fatal:
-                    raise
+            except CallFailed as error:
                 self._run.warn(f"plot aggregation, round {number}: {error.message}")
                 break
             if script is None:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from corerun.config import Settings
-from corerun.errors import ModelError, RunFailed
+from corerun.errors import CallFailed, RunFailed
 from corerun.interfaces import Node, Run
 from corerun.runs import events as kinds
 from corerun.search.driver import search
@@ -75,9 +75,7 @@ class Walk:
             try:
                 answer = (await ask(self.run, question, "metric")).value
                 metric = PrimaryMetric(answer.name, answer.maximize, answer.description)
-            except ModelError as error:
-                if error.fatal:
-                    raise
+            except CallFailed as error:
                 self.run.warn(f"the model named no metric, {FALLBACK.name} is used: {error.message}")
                 metric = FALLBACK
         self.run.note("metric", metric.to_json())
@@ -189,9 +187,7 @@ class Walk:
         question = judgements.select_best(self._prompts(stage).context, candidates)
         try:
             answer = await ask(self.run, question, f"{stage.scope}.best")
-        except ModelError as error:
-            if error.fatal:
-                raise
+        except CallFailed as error:
             self.run.warn(f"{stage.scope}: the best node is chosen by its metric: {error.message}")
             return
         if answer.value.selected_id in tree.good:
@@ -202,9 +198,7 @@ class Walk:
         question = judgements.substage_goals(self._prompts(stage).context, stage.goals, facts, [])
         try:
             answer = (await ask(self.run, question, f"{stage.scope}.goals")).value
-        except ModelError as error:
-            if error.fatal:
-                raise
+        except CallFailed as error:
             self.run.warn(f"{stage.scope}: no goals for a next sub-stage: {error.message}")
             return None
         after = {"name": answer.sub_stage_name, "goals": answer.goals}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from corerun.errors import BadAnswer, ContextTooLong, ModelError, RequestRefused, Unsupported
+from corerun.errors import BadAnswer, CallFailed, ContextTooLong, RequestRefused, Unsupported
 from corerun.interfaces import ExecResult, Node, Part
 from corerun.runs import events as kinds
 from corerun_bfts import judgements
@@ -31,9 +31,7 @@ async def draw(
         question = prompts.plot(code, base, reading.structure, sorted(reading.sets), error)
         try:
             plan, plot_code = await lab.ask(question, node.id)
-        except ModelError as bad:
-            if bad.fatal:
-                raise
+        except CallFailed as bad:
             problem = bad.message
             break
         result = await _run(lab, node, plot_code)

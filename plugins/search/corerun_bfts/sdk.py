@@ -13,8 +13,9 @@ from typing import Any
 
 from corerun.config import Entry, Key, Layer
 from corerun.interfaces import Event, Provider
-from corerun.job.plan import ModelDirectory, make_plan
+from corerun.job.plan import make_plan
 from corerun.job.start import run_plan
+from corerun.llm.directory import ModelDirectory
 from corerun.plugins import PluginManager
 from corerun_bfts.record import load_run
 

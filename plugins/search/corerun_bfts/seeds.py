@@ -6,7 +6,7 @@ import random
 from collections.abc import Sequence
 from typing import Any
 
-from corerun.errors import ModelError
+from corerun.errors import CallFailed
 from corerun.interfaces import Expansion, Node, Outcome, Run, Tree
 from corerun.runs import io
 from corerun.search.driver import search
@@ -104,9 +104,7 @@ async def aggregate_seeds(
         )
         try:
             answer = await ask(run, question, node_id)
-        except ModelError as bad:
-            if bad.fatal:
-                raise
+        except CallFailed as bad:
             run.warn(f"{stage.scope}: no plots over seeds: {bad.message}")
             break
         made["plan"], made["code"] = answer.value

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from corerun.errors import ModelError
+from corerun.errors import CallFailed
 from corerun.interfaces import Node, Run
 from corerun.runs import io
 from corerun_bfts import judgements
@@ -70,9 +70,7 @@ class Plans:
         try:
             known = self._record.context(int(node.data.get("stage", 1)))
             answer = await ask(self._run, judgements.overall_plan(known, before, plan), node.id)
-        except ModelError as error:
-            if error.fatal:
-                raise
+        except CallFailed:
             return plan
         return str(answer.value.overall_plan)
 
@@ -120,9 +118,7 @@ async def _draft(run: Run, record: RunRecord, plans: Plans, stage: StageRecord) 
     question = judgements.draft_summary(record.context(1), texts, rows, figures)
     try:
         return dict((await ask(run, question, f"{stage.scope}.summary")).value.model_dump())
-    except ModelError as error:
-        if error.fatal:
-            raise
+    except CallFailed as error:
         run.warn(f"the draft summary could not be written: {error.message}")
         return {}
 
