@@ -2,10 +2,10 @@
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
-INSTALL := PIP_ROOT_USER_ACTION=ignore $(BIN)/python -m pip install -qq --disable-pip-version-check \
-	--no-input --constraint constraints.txt
+PIP := -m pip install -qq --disable-pip-version-check --no-input
+INSTALL := PIP_ROOT_USER_ACTION=ignore $(BIN)/python $(PIP) --constraint constraints.txt
 SOURCES := core plugins tests benchmarks docs examples .ci
-BENCHMARKS := startup bfts recipes_gain
+BENCHMARKS := startup router bfts recipes_gain
 ARGS ?=
 
 .DEFAULT_GOAL := help
@@ -17,7 +17,7 @@ help: ## list the targets
 run: .venv/run.stamp ## run the example experiment search on the built-in recipes (ARGS='--seed 1' adds flags)
 	@$(BIN)/corerun --plugin bfts run --model recipes::default $(ARGS)
 
-test: .venv/dev.stamp ## run the tests (ARGS='-k journal' adds flags)
+test: .venv/dev.stamp .gateway/stamp ## run the tests (ARGS='-k journal' adds flags)
 	@$(BIN)/pytest -m 'not soak' $(ARGS)
 
 lint: .venv/dev.stamp ## check style and import rules
@@ -38,7 +38,7 @@ docs: .venv/dev.stamp ## write docs/cli.md again
 	@$(BIN)/python docs/cli.py
 
 clean: ## remove the environment, caches and built packages; runs stay
-	@rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	@rm -rf .venv .gateway build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
 .venv/bin/python:
 	@test -n "$(PYTHON)" || { echo "corerun needs Python 3.11 or newer; none was found" >&2; exit 1; }
@@ -51,5 +51,11 @@ clean: ## remove the environment, caches and built packages; runs stay
 	@touch $@
 
 .venv/dev.stamp: .venv/run.stamp
-	@$(INSTALL) --editable '.[experiments,dev]'
+	@$(INSTALL) --editable '.[experiments,anthropic,train,dev]'
+	@touch $@
+
+# The litellm proxy pins other versions of what corerun uses, so it lives apart.
+.gateway/stamp: tests/gateway-constraints.txt | .venv/bin/python
+	@$(BIN)/python -m venv .gateway
+	@PIP_ROOT_USER_ACTION=ignore .gateway/bin/python $(PIP) --constraint tests/gateway-constraints.txt 'litellm[proxy]'
 	@touch $@

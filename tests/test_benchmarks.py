@@ -52,6 +52,14 @@ def test_bfts() -> None:
     assert all(figure["value"] > 0 for what, figure in by_name.items() if "farthest" not in what)
 
 
+def test_router() -> None:
+    found = result("benchmarks.router", "--quick")
+    assert found["benchmark"] == "router"
+    assert all(figure["value"] > 0 for figure in found["figures"])
+    peers = {figure["peer"]["name"]: figure["peer"]["value"] for figure in found["figures"] if figure["peer"]}
+    assert peers["openai"] > 0 and peers["litellm"] is None
+
+
 def test_startup() -> None:
     found = result("benchmarks.startup", "--quick", "--peer", "pytest")
     assert found["benchmark"] == "startup"

@@ -199,7 +199,7 @@ def test_000_31_stdout_of_a_failed_run_is_its_manifest(tmp_path: Path) -> None:
         *("--load_ideas", "ideas.json", "--idea_idx", "0", "--model", "fake::fail:401", *jobs.UNSAFE),
         cwd=tmp_path,
     )
-    assert done.code == 3
+    assert done.code == 2
     run = jobs.run_directory(tmp_path)
     assert done.manifest == json.loads((run / "run_manifest.json").read_text())
     assert done.manifest["status"] == "failed" and done.manifest["error"]["type"] == "AuthFailed"

@@ -14,7 +14,6 @@ import pytest
 from corerun.config import Entry
 from corerun.job.plan import make_plan
 from corerun.job.start import run_plan
-from corerun.llm.directory import ModelDirectory
 from corerun.plugins import PluginManager
 from corerun_bfts.figures import link_results
 from tests.support import jobs
@@ -90,8 +89,6 @@ class Plotted:
             asked = lambda body: answer_text(self.researcher(body).content, finish="length")  # noqa: E731
         manager = PluginManager()
         environ = jobs.clean_environ(self.folder.parent)
-        models = ModelDirectory(manager, environ)
-        models.use("mine", jobs.InProcess(asked))
         values: dict[tuple[str, ...], Any] = {
             ("plots", "folder"): str(self.folder),
             ("plots", "reflections"): reflections,
@@ -104,7 +101,7 @@ class Plotted:
             flags={key: Entry(value, "test") for key, value in values.items()},
             cwd=self.folder.parent,
             environ=environ,
-            models=models,
+            providers={"mine": jobs.InProcess(asked)},
         )
         self.manifest = (await run_plan(plan, manager, accept_weak=True)).manifest
         return self
@@ -196,7 +193,7 @@ def test_000_37_a_refused_key_is_told_and_the_old_figures_stay(folder: Path) -> 
     done = jobs.corerun(
         ["bfts", "plots", "--folder", str(folder), "--model", "fake::fail:401", *jobs.UNSAFE], folder.parent
     )
-    assert done.code == 3 and done.manifest["status"] == "failed"
+    assert done.code == 2 and done.manifest["status"] == "failed"
     assert "AuthFailed" in done.stderr
     assert Plotted(folder).is_as_before()
 

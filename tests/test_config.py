@@ -15,8 +15,7 @@ from pydantic import Field
 from corerun import config
 from corerun.config import Entry, Layer
 from corerun.errors import ConfigError, CorerunError, UsageError
-from corerun.interfaces import Role
-from corerun.job.plan import resolve_role
+from corerun.redaction import redact
 
 
 class Inner(config.Section):
@@ -245,7 +244,19 @@ def test_a_sandboxs_name_merges_with_its_other_keys() -> None:
         ("budget:\n  usdd: 3\n", 2, "unknown key 'budget.usdd'", "did you mean 'usd'?"),
         ("workers: 2\n\nown:\n  inner:\n    dept: 3\n", 5, "unknown key 'own.inner.dept'", "'depth'?"),
         ("sandbox:\n  nmae: local\n", 2, "unknown key 'sandbox.nmae'", "did you mean 'name'?"),
-        ("models:\n  a:\n    modl: x\n    model: y\n", 3, "unknown key 'models.a.modl'", ""),
+        (
+            "models:\n  a:\n    modl: x\n    model: y\n",
+            3,
+            "unknown key 'models.a.modl'",
+            "did you mean 'model'?",
+        ),
+        ("models:\n  a:\n    base_ur: null\n", 3, "unknown key 'models.a.base_ur'", "mean 'base_url'?"),
+        (
+            "models:\n  a:\n    prices: {input: 1, output: 2, cach: 1}\n",
+            3,
+            "unknown key 'models.a.prices.cach'",
+            "'cached'?",
+        ),
         ("zzz: 1\n", 1, "unknown key 'zzz'", ""),
         ("modle:\n", 1, "unknown key 'modle'", "did you mean 'model'?"),
         ("model: a\nown:\n  inner:\n    dept: null\n", 4, "unknown key 'own.inner.dept'", "'depth'?"),
@@ -269,7 +280,12 @@ def test_a_sandboxs_name_merges_with_its_other_keys() -> None:
         ("model: 3\n", 1, "model: input should be a valid string (got 3)", ""),
         ("observers: 3\n", 1, "observers: input should be a valid list", ""),
         ("observers: [a, 3]\n", 1, "observers.1: input should be a valid string", ""),
-        ("models:\n  a:\n    temperature: 1\n", 3, "models.a.model: field required", ""),
+        ("models:\n  a:\n    model: ''\n", 3, "models.a.model: string should have at least 1 character", ""),
+        ("models:\n  a:\n    prices: {input: 1}\n", 3, "models.a.prices.output: field required", ""),
+        ("models:\n  a:\n    rpm: 0\n", 3, "models.a.rpm: input should be greater than 0 (got 0)", ""),
+        ("models:\n  a:\n    wording: {seed: '('}\n", 3, "models.a.wording: value error, seed: '('", ""),
+        ("llm:\n  cache: on\n", 2, "llm.cache: input should be 'off', 'read' or 'write' (got True)", ""),
+        ("llm:\n  tpm: 0\n", 2, "llm.tpm: input should be greater than 0", ""),
         ("models:\n  a: text\n", 2, "models.a: input should be a valid dictionary", ""),
         ("seed: 1\nworkers: 0\nin_flight: 0\n", 2, "workers: input should be greater", ""),
     ],
@@ -308,6 +324,10 @@ def test_free_tables_take_any_name(tmp_path: Path) -> None:
     found = of_file(tmp_path, text)
     assert found.own.table == {"anything": 3}
     assert found.models["fast"].model == "a::b"
+
+
+def test_off_needs_no_quotes(tmp_path: Path) -> None:
+    assert of_file(tmp_path, "llm:\n  cache: off\n").llm.cache == "off"
 
 
 def test_saved_settings_come_back(tmp_path: Path) -> None:
@@ -361,7 +381,7 @@ def test_paths_are_relative_to_where_they_are_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     keys = config.path_keys(MODEL)
-    assert set(keys) == {("out_root",), ("own", "inner", "place"), ("own", "folder")}
+    assert set(keys) == {("models_file",), ("out_root",), ("own", "inner", "place"), ("own", "folder")}
     monkeypatch.setenv("HOME", "/home/someone")
     file = config.resolve_paths(
         layer(own={"inner": {"place": "data"}, "folder": "~/x"}), keys, Path("/files")
@@ -379,22 +399,47 @@ def test_an_unknown_home_is_named() -> None:
         config.resolve_paths(layer(out_root="~nobody-has-this-home/x"), [("out_root",)], Path("/"))
 
 
-# --------------------------------------------------------------------------------------------- roles
+# -------------------------------------------------------------------------------------- keys of models
+
+KEY = "sk-canary-0123456789"
 
 
-def test_an_alias_lends_its_options_and_the_role_wins() -> None:
-    alias = config.ModelAlias(model="a::b", temperature=0.1, max_tokens=10, top_p=0.5)
-    resolved = resolve_role(Role("fast", temperature=0.0, max_tokens=99), {"fast": alias}, "default")
-    assert resolved == Role("a::b", 0.0, 99, 0.5, None)
+@pytest.mark.parametrize("text", [KEY, f"  {KEY}", "plain-words-of-a-key"])
+def test_a_literal_key_is_in_no_dump(tmp_path: Path, text: str) -> None:
+    found = settings(layer(models={"fast": {"model": "a::b", "api_key": text}}))
+    assert found.models["fast"].api_key == text
+    for dump in (found.model_dump(), found.model_dump(mode="json"), yaml.safe_load(config.to_yaml(found))):
+        assert dump["models"]["fast"]["api_key"] == "[redacted]"
+    assert text not in repr(found) and text.strip() not in redact(f"where it says {text}.")
+    assert settings(layer(**found.model_dump(mode="json"))).models["fast"].api_key == "[redacted]"
 
 
-def test_a_role_without_a_model_inherits_the_default_which_may_be_an_alias() -> None:
-    alias = config.ModelAlias(model="a::b", reasoning_effort="low")
-    assert resolve_role(Role(temperature=1.0), {}, "x::y") == Role("x::y", 1.0)
-    assert resolve_role(Role(), {"fast": alias}, "fast") == Role("a::b", reasoning_effort="low")
-    assert resolve_role(Role("slow"), {"fast": alias}, "fast") == Role("slow")
+@pytest.mark.parametrize("text", ["env:MY_KEY", "${MY_KEY}", "none", ""])
+def test_what_is_no_key_is_dumped_as_it_is(text: str) -> None:
+    found = settings(layer(models={"fast": {"api_key": text}}))
+    assert found.model_dump()["models"]["fast"]["api_key"] == text
 
 
-def test_an_alias_is_not_followed_twice() -> None:
-    aliases = {"a": config.ModelAlias(model="b"), "b": config.ModelAlias(model="a")}
-    assert resolve_role(Role("a"), aliases, "").model == "b"
+@pytest.mark.parametrize("value", [[KEY], {KEY: 1}, 12345678901])
+def test_a_wrong_kind_of_key_is_not_shown(value: Any) -> None:
+    with pytest.raises(ConfigError) as caught:
+        settings(layer(models={"fast": {"api_key": value}}))
+    assert caught.value.message.startswith("models.fast.api_key")
+    assert str(value)[:8] not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("env:A_B", "A_B"),
+        ("${A_B}", "A_B"),
+        (" env:x ", "x"),
+        ("env:", None),
+        ("$A", None),
+        ("env:a b", None),
+        ("${1}", None),
+        ("", None),
+    ],
+)
+def test_references_to_variables(text: str, name: str | None) -> None:
+    assert config.variable_of(text) == name

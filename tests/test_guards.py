@@ -174,7 +174,6 @@ def test_a_skipped_test_fails_the_checks_unless_hardware_is_missing(
 # --------------------------------------------------------------------------------- dependencies
 
 IMPORT_NAMES = {"pyyaml": "yaml", "scikit-learn": "sklearn", "pytest-asyncio": "asyncio_mode"}
-RESERVED = "train"  # an extra whose plugin isn't there yet
 
 
 @pytest.fixture(scope="module")
@@ -221,9 +220,7 @@ def test_every_dependency_is_pinned_within_its_bounds(groups: dict[str, dict[str
     lines = (ROOT / "constraints.txt").read_text("utf-8").splitlines()
     pins = dict(line.split("==") for line in lines if not line.startswith("#"))
     versions: dict[str, str] = {canonicalize_name(name): version for name, version in pins.items()}
-    for group, requirements in groups.items():
+    for requirements in groups.values():
         for name, requirement in requirements.items():
-            if group == RESERVED and name not in versions:
-                continue
             assert requirement.specifier.contains(versions[name]), name
     assert versions["torch"] == "2.13.0"

@@ -531,7 +531,7 @@ def test_the_plan_can_be_described_without_writing(module: ModuleType, tmp_path:
     settings = {"models.fast.model": "fake::json", "probe.role_model": "fast", "workers": 4}
     plan, _ = probe.planned(tmp_path, settings)
     found = describe(plan)
-    assert found["roles"] == {"code": "fake::json"}
+    assert (found["roles"], found["models"]) == ({"code": "fast"}, {"fast": "fake::json"})
     assert (found["workers"], found["in_flight"], found["resumes"]) == (4, plan.settings.expansions, False)
     assert found["run_dir"].startswith(str(tmp_path / "runs" / "probe"))
     assert list(tmp_path.iterdir()) == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from corerun.interfaces import (
 )
 from corerun.llm.accounts import Accounts
 from corerun.llm.budget import Budget, Reserve
+from corerun.llm.directory import ModelTarget
 from corerun.llm.ledger import Ledger, interactions, settled, token_tracker
 from corerun.llm.messages import image, request_bytes, system, user
 from corerun.llm.prices import cost_usd, load_prices, price_of, user_prices_file
@@ -123,7 +125,7 @@ def test_interactions_have_the_agreed_shape() -> None:
     }
     blobs = {f"sha-{key}": request_bytes(request) for key, request in requests.items()}
     events = [Event(0, 0.0, "call_asked", {"key": key, "prompt": f"sha-{key}"}) for key in requests]
-    events += [answered(1), answered(2)]
+    events += [answered(1), answered(2, created=1_800_000_000)]
     (first, second) = interactions(events, blobs.__getitem__)["m-1"]
     assert first == {
         "system_message": "Be brief.",
@@ -131,10 +133,19 @@ def test_interactions_have_the_agreed_shape() -> None:
         "response": "hello",
         "timestamp": 1_700_000_000,
     }
+    assert second["timestamp"] == 1_800_000_000  # the server's own time
     assert second["system_message"] is None
     assert second["prompt"][0]["role"] == "user"
     assert second["prompt"][0]["content"][0] == {"kind": "text", "text": "see"}
     assert "data" not in second["prompt"][0]["content"][1]
+
+
+def test_an_answer_from_the_cache_is_a_call_that_costs_nothing() -> None:
+    free = answered(2, cost=0.0, cache_hit=True, saved_usd=0.5, usage={"prompt": 0, "completion": 0})
+    ledger = Ledger.fold([answered(1), free])
+    assert ledger.totals.to_json() == {"usd": 0.5, "tokens": 120, "calls": 2}
+    assert ledger.unpriced == ()
+    assert token_tracker([free])["m-1"]["calls"] == 1
 
 
 # ------------------------------------------------------------------------------------- prices
@@ -258,7 +269,7 @@ def test_the_answering_model_is_priced_first(
         unpriced=lambda model: None,
     )
     reply = ChatReply("x", usage=Usage(1_000_000, 0), model=reply_model)
-    bill = accounts.bill(provider, model, f"p::{model}", reply, 4)
+    bill = accounts.bill(ModelTarget(f"p::{model}", "p", model), provider, reply, 4)
     assert (bill.source, bill.booked) == (source, booked)
     assert bill.usage.cost_usd == (None if usd is None else pytest.approx(usd, abs=1e-4))
 
@@ -269,8 +280,9 @@ def test_local_providers_cost_nothing_and_load_no_prices() -> None:
 
     accounts = Accounts(Ledger(), Budget(usd=0.0), prices=never, elapsed=lambda: 0.0, unpriced=print)
     provider = FakeProvider()
-    accounts.reserve("k", provider, ChatRequest("gpt-4o", ()), 4)
-    assert accounts.bill(provider, "gpt-4o", "fake::gpt-4o", ChatReply("x"), 4).usage.cost_usd == 0.0
+    target = ModelTarget("fake::gpt-4o", "fake", "gpt-4o")
+    accounts.reserve("k", target, provider, ChatRequest("gpt-4o", ()), 4)
+    assert accounts.bill(target, provider, ChatReply("x"), 4).usage.cost_usd == 0.0
 
 
 # ------------------------------------------------------------------------------------- budget
@@ -300,11 +312,42 @@ words = st.text(max_size=5)
         tool_calls=st.lists(st.builds(ToolCall, words, words, words), max_size=2).map(tuple),
         reasoning=words,
         finish=st.sampled_from(["stop", "length", "tool"]),
-        usage=st.builds(Usage, counts, counts, counts, counts, st.booleans(), st.none() | st.floats(0, 1)),
+        usage=st.builds(
+            Usage,
+            counts,
+            counts,
+            counts | st.just(0),
+            counts | st.just(0),
+            st.booleans(),
+            st.none() | st.floats(0, 1),
+        ),
         model=words,
         degradations=st.lists(st.builds(Degradation, words), max_size=2).map(tuple),
         requests=st.integers(0, 9),
+        created=st.none() | st.integers(0, 2**33),
     )
 )
 def test_a_reply_survives_the_journal(reply: ChatReply) -> None:
     assert reply_from_json(json.loads(json.dumps(reply_to_json(reply)))) == reply
+
+
+def test_what_says_nothing_is_left_out_of_the_record() -> None:
+    plain = ChatReply("hello", usage=Usage(10, 5, cost_usd=0.5), model="m")
+    assert reply_to_json(plain) == {
+        "model_answered": "m",
+        "text": "hello",
+        "finish": "stop",
+        "usage": {"prompt": 10, "completion": 5},
+        "cost_usd": 0.5,
+    }
+    full = replace(
+        plain,
+        usage=Usage(10, 5, 3, 2, True),
+        requests=2,
+        reasoning="because",
+        degradations=(Degradation("seed"),),
+        created=1_700_000_000,
+    )
+    record = reply_to_json(full)
+    assert record["usage"] == {"prompt": 10, "completion": 5, "reasoning": 3, "cached": 2, "estimated": True}
+    assert (record["requests"], record["created"], record["degradations"]) == (2, 1_700_000_000, ["seed"])

@@ -34,7 +34,6 @@ from corerun.interfaces import (
     ChatReply,
     ChatRequest,
     Degradation,
-    Event,
     Message,
     Price,
     ProviderInfo,
@@ -44,87 +43,14 @@ from corerun.interfaces import (
 )
 from corerun.llm.budget import Budget
 from corerun.llm.client import LanguageModels, LlmSettings
-from corerun.llm.messages import assistant, call_key, image, reask, request_bytes, shortened, system, user
-from corerun.llm.retry import Lane, wait_before_retry
+from corerun.llm.messages import assistant, call_key, image, reask, request_bytes, shortened, user
+from corerun.llm.retry import wait_before_retry
 from corerun.testing.fake import FakeProvider
-
-REMOTE = ProviderInfo("fake", is_local=False)
-
-
-class Journal:
-    """A recorder in memory."""
-
-    def __init__(self, answered: dict[str, Event] | None = None) -> None:
-        self.answered = answered or {}
-        self.events: list[Event] = []
-        self.blobs: dict[str, bytes] = {}
-
-    def emit(self, type: str, **data: Any) -> int:
-        self.events.append(Event(len(self.events), 0.0, type, json.loads(json.dumps(data))))
-        return len(self.events) - 1
-
-    def blob(self, data: bytes) -> str:
-        digest = hashlib.sha256(data).hexdigest()
-        self.blobs[digest] = data
-        return digest
-
-    def types(self) -> list[str]:
-        return [event.type for event in self.events]
-
-    def of(self, type: str) -> list[dict[str, Any]]:
-        return [dict(event.data) for event in self.events if event.type == type]
-
-    def resumed(self) -> Journal:
-        """The journal as the next process finds it."""
-        return Journal({e.data["key"]: e for e in self.events if e.type == "call_answered"})
-
-
-class Clock:
-    """A clock that only sleeping moves."""
-
-    def __init__(self) -> None:
-        self.now = 0.0
-        self.waits: list[float] = []
-
-    def __call__(self) -> float:
-        return self.now
-
-    async def sleep(self, seconds: float) -> None:
-        self.waits.append(seconds)
-        self.now += seconds
-        await asyncio.sleep(0)
+from tests.support.language_models import ASK, REMOTE, Clock, Journal, client
 
 
 class Point(BaseModel):
     x: int
-
-
-ASK = (system("You are terse."), user("Where?"))
-
-
-def client(
-    provider: Any = None,
-    *,
-    journal: Journal | None = None,
-    clock: Clock | None = None,
-    settings: LlmSettings | None = None,
-    environ: dict[str, str] | None = None,
-    model: str = "fake::echo",
-    **options: Any,
-) -> LanguageModels:
-    clock = clock or Clock()
-    options.setdefault("roles", {})
-    options.setdefault("prices", {})
-    return LanguageModels(
-        record=journal or Journal(),
-        provider=lambda name: provider if provider is not None else FakeProvider(),
-        default_model=model,
-        settings=settings or LlmSettings(),
-        environ=environ or {},
-        clock=clock,
-        sleep=clock.sleep,
-        **options,
-    )
 
 
 # --------------------------------------------------------------------------------- one good call
@@ -153,9 +79,7 @@ async def test_a_question_is_written_down_before_and_after_it_is_asked() -> None
         "cost_usd": 0.0,
         "price_source": "local",
         "attempts": 1,
-        "requests": 1,
         "finish": "stop",
-        "degradations": [],
     }.items() <= answered.items()
     assert answered["usage"]["prompt"] == 10
 
@@ -190,29 +114,6 @@ async def test_the_provider_is_told_purpose_node_facts_and_deadline() -> None:
 async def test_a_bad_model_string_is_a_usage_error() -> None:
     with pytest.raises(UsageError, match="bad model string"):
         await client(model="::x").ask("r", "p", ASK)
-
-
-async def test_providers_are_made_once_and_closed() -> None:
-    class Closing(FakeProvider):
-        closed = 0
-
-        async def aclose(self) -> None:
-            self.closed += 1
-
-    made: list[str] = []
-    provider = Closing(lambda request, ctx: "ok")
-
-    def make(name: str) -> Closing:
-        made.append(name)
-        return provider
-
-    models = client(provider)
-    models._make_provider = make
-    for _ in range(3):
-        await models.ask("r", "p", ASK)
-    assert models.provider_info("r").name == "fake"
-    await models.aclose()
-    assert (made, provider.closed) == (["fake"], 1)
 
 
 # ------------------------------------------------------------------------------------ replay
@@ -474,45 +375,6 @@ async def test_a_rate_limit_lets_one_probe_through_before_the_rest() -> None:
     assert [answer.value for answer in await asyncio.gather(*tasks)] == ["ok"] * 4
 
 
-async def test_five_failures_in_a_row_close_the_lane_and_a_lost_probe_opens_it() -> None:
-    lane = Lane(8)
-    async with lane.place() as first:
-        for moment in range(4):
-            lane.failed(first, moment, limited=False)
-        async with lane.place() as other:
-            await lane.passage(other)
-            lane.failed(first, 4.0, limited=False)
-            waiting = asyncio.create_task(lane.passage(other))
-            await settle()
-            assert not waiting.done()
-            await lane.passage(first)
-            lane.succeeded(other)
-            await settle()
-            assert not waiting.done(), "only the probe opens the lane"
-            waiting.cancel()
-    async with lane.place() as third:
-        await lane.passage(third)
-
-
-async def test_an_answer_ends_the_failures_in_a_row() -> None:
-    lane = Lane(8)
-    async with lane.place() as first, lane.place() as other:
-        for moment in range(7):
-            lane.failed(first, moment, limited=False)
-            if moment == 3:
-                lane.succeeded(first)
-        async with asyncio.timeout(1):
-            await lane.passage(other)
-
-
-async def test_slow_failures_do_not_close_the_lane() -> None:
-    lane = Lane(8)
-    async with lane.place() as first, lane.place() as other:
-        for moment in range(20):
-            lane.failed(first, moment * 20.0, limited=False)
-        await lane.passage(other)
-
-
 # ----------------------------------------------------------------------------------- re-asks
 
 
@@ -599,11 +461,20 @@ async def test_offline_only_local_providers_answer() -> None:
 
 async def test_images_are_not_sent_to_a_provider_that_cannot_see() -> None:
     picture = [user("what is it?", image(b"png bytes"))]
-    blind = FakeProvider(["never"], info=ProviderInfo("fake", is_local=True, vision=False))
+    blind = FakeProvider(
+        lambda request, ctx: "a guess", info=ProviderInfo("fake", is_local=True, vision=False)
+    )
     journal = Journal()
     with pytest.raises(Unsupported, match="can't see"):
-        await client(blind, journal=journal).ask("r", "p", picture)
+        await client(blind, journal=journal).ask("r", "p", picture, strict=True)
     assert (blind.calls, journal.events) == ([], [])
+    models = client(blind, journal=journal)
+    answer = await models.ask("r", "p", picture)
+    await models.ask("r", "p", [user(image(b"png bytes"))])
+    assert [call.request.messages[0].content for call in blind.calls] == ["what is it?", "[image omitted]"]
+    assert [dropped.feature for dropped in answer.reply.degradations] == ["images"]
+    assert [data["feature"] for data in journal.of("degraded")] == ["images"], "told once"
+    journal = Journal()
     maybe = FakeProvider(["a cat"], info=ProviderInfo("fake", is_local=True, vision=None))
     assert (await client(maybe, journal=journal).ask("r", "p", picture)).value == "a cat"
     prompt = json.loads(journal.blobs[journal.of("call_asked")[0]["prompt"]])

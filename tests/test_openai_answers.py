@@ -25,11 +25,11 @@ from corerun.errors import (
     Unsupported,
 )
 from corerun.interfaces import Connection, Message
-from corerun_openai_router.endpoint import endpoint_of
-from corerun_openai_router.failure import classify
 from corerun_openai_router.provider import OpenAIRouter
-from corerun_openai_router.reply import read_usage
-from corerun_openai_router.transport import Response
+from corerun_openai_router.reading.failure import classify
+from corerun_openai_router.reading.usage import read_usage
+from corerun_openai_router.wire.endpoint import endpoint_of
+from corerun_openai_router.wire.transport import Response
 from tests.support.openai_server import (
     OpenAIServer,
     Reply,
@@ -41,7 +41,7 @@ from tests.support.openai_server import (
 )
 from tests.support.router import CONTEXT, KEY, QUESTION, STRUCTURED, ask, fail
 
-ENDPOINT = endpoint_of("default", {"OPENAI_API_KEY": KEY})
+ENDPOINT = endpoint_of(Connection(environ={"OPENAI_API_KEY": KEY}))
 
 # --------------------------------------------------------------------------------------- answers
 
@@ -262,7 +262,7 @@ def test_refusals_are_told_apart(status: int, body: Any, expected: type[ModelErr
 
 @pytest.mark.parametrize("body", [b"<html>nothing here</html>", {"detail": "Not Found"}, b""])
 def test_a_wrong_address_says_what_to_try(body: Any) -> None:
-    bare = endpoint_of("default", {"OPENAI_API_KEY": KEY, "OPENAI_BASE_URL": "https://me:pass@host"})
+    bare = endpoint_of(Connection(environ={"OPENAI_API_KEY": KEY, "OPENAI_BASE_URL": "https://me:pass@host"}))
     content = body if isinstance(body, bytes) else json.dumps(body).encode()
     found = classify(Response(404, {}, content), QUESTION, bare)
     assert found.hint.startswith("did you mean https://") and found.hint.endswith("host/v1?")

@@ -13,13 +13,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from corerun.errors import (
-    RequestRefused,
-    Unsupported,
-)
+from corerun.errors import RequestRefused, Unsupported, UnsupportedParameter
 from corerun.interfaces import ChatRequest, Connection, Message, Part, ToolCall
+from corerun_openai_router.asking.request import build
 from corerun_openai_router.provider import OpenAIRouter
-from corerun_openai_router.request import Features, build_body
 from corerun_openai_router.text import clean
 from tests.support.openai_server import (
     OpenAIServer,
@@ -67,20 +64,9 @@ async def test_every_parameter_that_was_set_is_sent() -> None:
     }
 
 
-@pytest.mark.parametrize(
-    ("model", "name"),
-    [
-        ("gpt-4o-mini", "max_tokens"),
-        ("gpt-oss:20b", "max_tokens"),
-        ("qwen-o1", "max_tokens"),
-        ("gpt-5-mini", "max_completion_tokens"),
-        ("o1", "max_completion_tokens"),
-        ("o3-mini", "max_completion_tokens"),
-        ("o4-mini", "max_completion_tokens"),
-    ],
-)
-def test_the_name_of_the_token_limit(model: str, name: str) -> None:
-    body = build_body(replace(QUESTION, model=model, max_tokens=5), Features())
+@pytest.mark.parametrize(("openai", "name"), [(False, "max_tokens"), (True, "max_completion_tokens")])
+def test_the_name_of_the_token_limit(openai: bool, name: str) -> None:
+    body = build(replace(QUESTION, max_tokens=5), openai=openai).body
     assert {key: value for key, value in body.items() if "max" in key} == {name: 5}
 
 
@@ -99,8 +85,10 @@ async def test_a_schema_without_tools_is_asked_for_in_the_prompt() -> None:
     assert reply.text == '{"metres": 1}'
     assert "tools" not in body and "tool_choice" not in body
     assert body["response_format"] == {"type": "json_object"}
-    first = body["messages"][0]
-    assert first["role"] == "system" and "JSON" in first["content"] and '"metres"' in first["content"]
+    (turn,) = body["messages"]
+    question, _, instruction = turn["content"].partition("\n\n")
+    assert question == "How deep is the sea?" and "JSON" in instruction and '"metres"' in instruction
+    assert [lost.feature for lost in reply.degradations] == ["tools"]
 
 
 async def test_plain_tools_are_sent_and_refused_when_switched_off() -> None:
@@ -118,6 +106,7 @@ async def test_an_answer_in_prose_to_a_forced_function_is_handed_on() -> None:
     assert reply.text == "It is deep." and reply.tool_calls == ()
 
 
+CLOSED = {"OPENAI_API_KEY": KEY, "CORERUN_CAPS_PATH": "/dev/null"}
 PICTURE = Message("user", (Part("text", "Look:"), Part("image", data=b"\x89PNG", media_type="image/png")))
 
 
@@ -135,30 +124,32 @@ async def test_images_are_left_out_where_vision_is_off() -> None:
     reply, (body,) = await ask("?", request, OAIC_DISABLE_VISION="on")
     assert [message["content"] for message in body["messages"]] == ["Look:", "[image omitted]"]
     assert [dropped.feature for dropped in reply.degradations] == ["images"]
-    router = OpenAIRouter(Connection(environ={"OPENAI_API_KEY": KEY, "OAIC_DISABLE_VISION": "1"}))
+    router = OpenAIRouter(Connection(environ={**CLOSED, "OAIC_DISABLE_VISION": "1"}))
     assert router.info.vision is False
-    with pytest.raises(Unsupported, match="OAIC_DISABLE_VISION"):
+    with pytest.raises(UnsupportedParameter, match="OAIC_DISABLE_VISION") as caught:
         await router.complete(request, replace(CONTEXT, strict=True))
+    assert (caught.value.parameter, caught.value.status) == ("images", 0)
 
 
 def test_an_image_that_is_too_large_is_refused() -> None:
     image = Message("user", (Part("image", data=bytes(20 * 1024 * 1024 + 1)),))
     with pytest.raises(Unsupported, match="larger than the limit"):
-        build_body(replace(QUESTION, messages=(image,)), Features())
+        build(replace(QUESTION, messages=(image,)))
 
 
 def test_text_parts_are_one_string_where_there_is_no_image() -> None:
     message = Message("user", (Part("text", "one"), Part("text", "two")))
-    body = build_body(replace(QUESTION, messages=(message,)), Features())
+    body = build(replace(QUESTION, messages=(message,))).body
     assert body["messages"] == [{"role": "user", "content": "one\ntwo"}]
 
 
 @pytest.mark.parametrize("request_", [replace(QUESTION, messages=()), replace(QUESTION, max_tokens=0)])
 def test_a_request_that_no_server_could_answer_is_not_sent(request_: ChatRequest) -> None:
     with pytest.raises(RequestRefused):
-        build_body(request_, Features())
+        build(request_)
 
 
+TEXT_ONLY = frozenset({"tools", "functions"})
 HISTORY = (
     Message("user", "go"),
     Message("assistant", "", (ToolCall("a", "f", '{"x": 1}'), ToolCall("b", "g", '{"cut": '))),
@@ -168,7 +159,7 @@ HISTORY = (
 
 
 def test_a_history_of_tools_is_made_legal() -> None:
-    messages = build_body(replace(QUESTION, messages=HISTORY), Features())["messages"]
+    messages = build(replace(QUESTION, messages=HISTORY)).body["messages"]
     assert [message["role"] for message in messages] == ["user", "assistant", "tool", "tool", "user"]
     calls = messages[1]["tool_calls"]
     assert messages[1]["content"] == ""
@@ -178,7 +169,7 @@ def test_a_history_of_tools_is_made_legal() -> None:
 
 
 def test_without_tools_a_history_of_tools_is_text() -> None:
-    messages = build_body(replace(QUESTION, messages=HISTORY), Features(tools=False))["messages"]
+    messages = build(replace(QUESTION, messages=HISTORY), TEXT_ONLY).body["messages"]
     assert [message["role"] for message in messages] == ["user", "assistant", "user", "user"]
     assert messages[1]["content"] == 'called f({"x": 1})\ncalled g({"cut": )'
     assert messages[2]["content"] == "result of f: one"
@@ -207,7 +198,7 @@ def test_ids_that_are_missing_or_given_twice_are_made_unique() -> None:
         Message("tool", "a", tool_call_id="call_2"),
         Message("tool", "b", tool_call_id="call_2"),
     )
-    first, *results = build_body(replace(QUESTION, messages=messages), Features())["messages"]
+    first, *results = build(replace(QUESTION, messages=messages)).body["messages"]
     ids = [call["id"] for call in first["tool_calls"]]
     assert len(set(ids)) == 5 and ids[0] == "call_1" and ids[3] == "call_2"
     assert {result["tool_call_id"]: result["content"] for result in results} == {
@@ -219,7 +210,7 @@ def test_ids_that_are_missing_or_given_twice_are_made_unique() -> None:
 
 @given(st.lists(TURNS, min_size=1, max_size=8), st.booleans())
 def test_any_history_is_legal(turns: list[Message], tools: bool) -> None:
-    body = build_body(replace(QUESTION, messages=tuple(turns)), Features(tools=tools))
+    body = build(replace(QUESTION, messages=tuple(turns)), frozenset() if tools else TEXT_ONLY).body
     json.dumps(body).encode()
     waiting: list[str] = []
     for message in body["messages"]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import itertools
+import json
 import random
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from tests.support.openai_server import Reply, forced_tool, text, tool
+from tests.support.openai_server import Reply, text, tool
 from tests.support.programs import aggregate_program, experiment_program, plot_program
 
 METRIC = "validation_rmse"
@@ -16,6 +17,7 @@ DATA_SETS = ("synth_a", "synth_b", "synth_c")
 
 _ASKS_FOR_CODE = re.compile(r"```python|python (?:program|script|code)", re.IGNORECASE)
 _ASKS_FOR_PLOT = re.compile(r"\bplot(?:ting)?[ _](?:program|script|code)\b|\bvisuali[sz]", re.IGNORECASE)
+_IN_WORDS = "must fit this JSON Schema:\n"
 _DATA_FILE = re.compile(r"[\w./-]*experiment_data\w*\.npy")
 _MANIFEST = re.compile(r"[\w./-]*plot_agg_manifest\.json")
 _ROW = re.compile(rf"({'|'.join(DATA_SETS)})\D[^\n]*?(-?\d+\.\d+)")
@@ -24,11 +26,11 @@ _ROW = re.compile(rf"({'|'.join(DATA_SETS)})\D[^\n]*?(-?\d+\.\d+)")
 class Experimenter:
     """An ``answer`` for `tests.support.openai_server`; see there.
 
-    Structured questions are told by the forced tool's name, programs by a Python fence or program
-    being asked for: a plotting program where the text speaks of a plotting program, script or code,
-    an aggregation script where it names ``plot_agg_manifest.json``, otherwise an experiment. Each
-    experiment has another regularisation strength; ``faulty`` > 0 lets every n-th one raise.
-    ``nonsense`` answers with rubbish of four kinds in turn.
+    Structured questions are told by the schema that they ask for, in whatever way; programs by a Python
+    fence or program being asked for: a plotting program where the text speaks of a plotting program,
+    script or code, an aggregation script where it names ``plot_agg_manifest.json``, otherwise an
+    experiment. Each experiment has another regularisation strength; ``faulty`` > 0 lets every n-th one
+    raise. ``nonsense`` answers with rubbish of four kinds in turn.
     """
 
     def __init__(self, seed: int = 0, nonsense: bool = False, *, faulty: int = 0) -> None:
@@ -39,32 +41,36 @@ class Experimenter:
         self._names = itertools.count(1)
         self._turns = itertools.count()
         self._answers: Mapping[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
-            "submit_review": self._review,
-            "parse_metrics": self._metrics,
-            "analyze_experiment_plots": self._plot_analysis,
-            "select_plots": self._plot_selection,
+            "is_bug": self._review,
+            "valid_metrics_received": self._metrics,
+            "plot_analyses": self._plot_analysis,
+            "selected_plots": self._plot_selection,
         }
 
     def __call__(self, body: dict[str, Any]) -> Reply:
-        name = forced_tool(body)
+        name, schema = asked_for(body)
         if self._nonsense:
             return self._rubbish(name)
-        if name is not None:
-            return tool(name, self._structured(name, body))
-        return text(self._written(all_text(body)))
+        if schema is None:
+            return text(self._written(all_text(body)))
+        instance = self._structured(schema, body)
+        if name is None:
+            return text(json.dumps(instance))
+        if "functions" in body:
+            call = {"name": name, "arguments": json.dumps(instance)}
+            return Reply(message={"function_call": call}, finish="function_call")
+        return tool(name, instance)
 
     # -------------------------------------------------------------------------------- structured
 
-    def _structured(self, name: str, body: dict[str, Any]) -> dict[str, Any]:
-        schema = next(
-            item["function"]["parameters"] for item in body["tools"] if item["function"]["name"] == name
-        )
-        instance = smallest_instance(schema, number=next(self._names))
-        known = self._answers.get(name)
-        if known is not None:
-            allowed = schema.get("properties", {})
-            instance.update({key: value for key, value in known(body).items() if key in allowed})
-        elif "maximize" in instance and "name" in instance:
+    def _structured(self, schema: Mapping[str, Any], body: dict[str, Any]) -> dict[str, Any]:
+        instance: dict[str, Any] = smallest_instance(schema, number=next(self._names))
+        allowed = schema.get("properties", {})
+        for key, answer in self._answers.items():
+            if key in allowed:
+                instance.update({name: value for name, value in answer(body).items() if name in allowed})
+                return instance
+        if "maximize" in instance and "name" in instance:
             instance["name"] = METRIC
         return instance
 
@@ -129,6 +135,23 @@ class Experimenter:
         if kind == 2:
             return text("")
         return tool("order_pizza", {"size": "large"})
+
+
+def asked_for(body: Mapping[str, Any]) -> tuple[str | None, Mapping[str, Any] | None]:
+    """The function that a request wants to be called, and the schema of the answer; each None if none.
+
+    The schema may come as a tool, a function, a response format or in the words of the last turn.
+    """
+    functions = [item["function"] for item in body.get("tools", ())] or body.get("functions", ())
+    if functions:
+        return functions[0]["name"], functions[0]["parameters"]
+    shape = body.get("response_format", {}).get("json_schema")
+    if shape is not None:
+        return None, shape["schema"]
+    written = all_text({"messages": body["messages"][-1:]}).rpartition(_IN_WORDS)[2]
+    if _IN_WORDS not in all_text(body) or not written.startswith("{"):
+        return None, None
+    return None, json.JSONDecoder().raw_decode(written)[0]
 
 
 def all_parts(body: Mapping[str, Any]) -> list[dict[str, Any]]:

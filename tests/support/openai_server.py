@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import itertools
 import json
+import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 CHARACTERS_PER_TOKEN = 4
+
+_SCRATCH = tempfile.TemporaryDirectory(prefix="openai-server-")
+_NUMBERS = itertools.count()
 
 
 @dataclass(frozen=True)
@@ -22,6 +28,11 @@ class Request:
     path: str
     headers: Mapping[str, str]
     body: Any
+
+    @property
+    def page(self) -> str:
+        """The path without its query."""
+        return self.path.partition("?")[0]
 
 
 @dataclass(frozen=True)
@@ -116,6 +127,7 @@ class OpenAIServer:
         self._server: asyncio.Server | None = None
         self._connections: set[asyncio.Task[None]] = set()
         self._under_way = 0
+        self._number = next(_NUMBERS)
         self.peak = 0
         self.port = 0
         self.requests: list[Request] = []
@@ -128,16 +140,17 @@ class OpenAIServer:
 
     @property
     def calls(self) -> int:
-        return sum(request.path.endswith("/chat/completions") for request in self.requests)
+        return len(self.bodies)
 
     @property
     def bodies(self) -> list[Any]:
         """The bodies of the chat completions, in the order in which they came."""
-        return [request.body for request in self.requests if request.path.endswith("/chat/completions")]
+        return [request.body for request in self.requests if request.page.endswith("/chat/completions")]
 
     def environ(self, key: str = "test-key") -> dict[str, str]:
-        """The variables that make this server the default provider."""
-        return {"OPENAI_BASE_URL": self.base_url, "OPENAI_API_KEY": key}
+        """The variables that make this server the default provider, of which nobody knows anything yet."""
+        learned = str(Path(_SCRATCH.name) / f"caps-{self._number}.sqlite")
+        return {"OPENAI_BASE_URL": self.base_url, "OPENAI_API_KEY": key, "CORERUN_CAPS_PATH": learned}
 
     async def __aenter__(self) -> OpenAIServer:
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
@@ -191,9 +204,9 @@ class OpenAIServer:
         return answer.send is None and headers.get("connection", "").lower() != "close"
 
     async def _respond(self, request: Request) -> Fault:
-        if request.path.endswith("/models"):
+        if request.page.endswith("/models"):
             return _document({"object": "list", "data": [{"id": model} for model in self._models]})
-        if not request.path.endswith("/chat/completions"):
+        if not request.page.endswith("/chat/completions"):
             return fault(404, f"no such page: {request.path}")
         self._under_way += 1
         self.peak = max(self.peak, self._under_way)

@@ -13,7 +13,6 @@ from typing import Any
 from corerun.config import Entry, Layer
 from corerun.interfaces import Provider
 from corerun.job.plan import Plan, make_plan
-from corerun.llm.directory import ModelDirectory
 from corerun.plugins import PluginManager
 from corerun.testing.plugins import write_plugin
 
@@ -206,16 +205,13 @@ def planned(
     flags: Layer = {tuple(key.split(".")): Entry(value, f"-o {key}") for key, value in values.items()}
     manager = PluginManager()
     env = dict(environ or {})
-    models = ModelDirectory(manager, env)
-    if provider is not None:
-        models.use("fake", provider)
     plan = make_plan(
         "probe",
         manager,
         flags=flags,
         cwd=cwd,
         environ=env,
-        models=models,
+        providers=None if provider is None else {"fake": provider},
         resume=resume,
         config_file=config_file,
         argv=("--plugin", "probe", "run"),

@@ -19,6 +19,7 @@ from corerun.plugins.discovery import typed
 
 COMMANDS = {
     "config": ("corerun.cli.config:group", "Show and describe the configuration."),
+    "models": ("corerun.cli.models:group", "List and test models, what was learned and what they cost."),
     "plugins": ("corerun.cli.plugins:group", "List, show and check the installed plugins."),
     "report": ("corerun.cli.report:command", "Write the report of a run."),
     "run": ("corerun.cli.run:command", "Start or resume the job of a plugin: corerun --plugin NAME run."),
@@ -165,7 +166,7 @@ def run_command(arguments: Sequence[str]) -> int:
     except Exception as error:
         from corerun.cli.failure import report
 
-        return report(error, debug="--debug" in own, as_json=_asked_for_json(own))
+        return report(error, debug="--debug" in own, as_json=_asked_for_json(own), arguments=own)
 
 
 def _invoke(arguments: Sequence[str]) -> int:

@@ -25,6 +25,7 @@ def show(state: State, job: str, config_file: Path | None, overrides: tuple[str,
     """Print the settings that JOB would run with, as YAML."""
     from corerun import config
     from corerun.job.plan import read_settings
+    from corerun.redaction import redact
 
     flags: config.Layer = {}
     for text in overrides:
@@ -32,9 +33,9 @@ def show(state: State, job: str, config_file: Path | None, overrides: tuple[str,
     settings, layer = read_settings(job, state.manager, flags=flags, cwd=Path.cwd(), config_file=config_file)
     if origin:
         for key, entry in sorted(layer.items()):
-            click.echo(f"{'.'.join(key)}: {json.dumps(entry.value, default=str)}  # {entry.where}")
+            click.echo(redact(f"{'.'.join(key)}: {json.dumps(entry.value, default=str)}  # {entry.where}"))
         return
-    click.echo(config.to_yaml(settings), nl=False)
+    click.echo(redact(config.to_yaml(settings)), nl=False)
 
 
 @group.command("schema")

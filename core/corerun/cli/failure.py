@@ -2,31 +2,39 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from collections.abc import Sequence
 
 import click
 
 from corerun.errors import CorerunError
+from corerun.redaction import redact, redact_value, remember_arguments, remember_environment
 
 
-def report(error: Exception, *, debug: bool, as_json: bool) -> int:
-    """Print one line and a hint, with ``debug`` the traceback first. Returns the exit code."""
+def report(error: Exception, *, debug: bool, as_json: bool, arguments: Sequence[str] = ()) -> int:
+    """Print one line and a hint, with ``debug`` the traceback first. Returns the exit code.
+
+    ``arguments`` are what was typed: no secret among them is repeated, nor one of the environment.
+    """
+    remember_environment(os.environ)
+    remember_arguments(arguments)
     if debug:
-        import traceback
+        from corerun.redaction.logs import clean_traceback
 
-        sys.stderr.write("".join(traceback.format_exception(error)))
+        sys.stderr.write(clean_traceback(error))
     # A group without a verb: click's message is the whole help, which older releases print themselves.
     if isinstance(error, getattr(click.exceptions, "NoArgsIsHelpError", ())):
-        sys.stderr.write(f"{error}\n")
+        sys.stderr.write(redact(f"{error}\n"))
         return 2
     code, message, hint, where = _facts(error)
     line = f"{where}: {message}" if where else message
-    sys.stderr.write(f"corerun: {line}\n" + (f"  hint: {hint}\n" if hint else ""))
+    sys.stderr.write(redact(f"corerun: {line}\n" + (f"  hint: {hint}\n" if hint else "")))
     if as_json:
         import json
 
         facts = {"code": code, "message": message, "hint": hint, "where": where}
-        sys.stdout.write(json.dumps({"error": facts}) + "\n")
+        sys.stdout.write(json.dumps({"error": redact_value(facts)}) + "\n")
     return code
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import click
 
 from corerun.cli.app import State, output_format
+from corerun.cli.output import print_json, print_table
 from corerun.plugins import PluginEntry, PluginManager
 
 FIELDS = ("name", "status", "distribution", "version", "target")
@@ -24,10 +25,10 @@ def list_plugins(state: State, as_json: bool) -> None:
     """List the installed plugins without importing any."""
     entries = state.manager.list()
     if as_json:
-        _print_json([_facts(entry) for entry in entries])
+        print_json([_facts(entry) for entry in entries])
         return
     rows = [tuple(str(getattr(entry, name)) for name in FIELDS) for entry in entries]
-    _print_table([tuple(name.upper() for name in FIELDS), *rows])
+    print_table([tuple(name.upper() for name in FIELDS), *rows])
 
 
 @group.command("show")
@@ -51,7 +52,7 @@ def show(state: State, name: str, as_json: bool) -> None:
             }
             for item in found
         ]
-        _print_json({**_facts(loaded.entry), "description": description, "components": components})
+        print_json({**_facts(loaded.entry), "description": description, "components": components})
         return
     entry = loaded.entry
     click.echo(f"{entry.name}  {entry.target}  ({entry.origin}, in {entry.location})")
@@ -61,7 +62,7 @@ def show(state: State, name: str, as_json: bool) -> None:
         rows = [
             (item.kind, item.component.name, item.component.target, item.component.summary) for item in found
         ]
-        _print_table([("KIND", "NAME", "TARGET", "SUMMARY"), *rows])
+        print_table([("KIND", "NAME", "TARGET", "SUMMARY"), *rows])
 
 
 @group.command("check")
@@ -78,7 +79,7 @@ def check(state: State, name: str | None, as_json: bool) -> int:
     if state.debug:
         _print_tracebacks(manager, entries)
     if as_json:
-        _print_json(
+        print_json(
             [
                 {
                     "name": entry.name,
@@ -115,15 +116,3 @@ def _facts(entry: PluginEntry) -> dict[str, object]:
         "location": entry.location,
         "builtin": entry.builtin,
     }
-
-
-def _print_json(value: object) -> None:
-    import json
-
-    click.echo(json.dumps(value, indent=2))
-
-
-def _print_table(rows: Sequence[tuple[str, ...]]) -> None:
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    for row in rows:
-        click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())

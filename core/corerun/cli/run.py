@@ -161,7 +161,11 @@ def command(
     import os
 
     from corerun.job import environment, plan, start
+    from corerun.redaction import redact, redact_value
+    from corerun.redaction.logs import clean_last_words
     from corerun.report.progress import Progress
+
+    clean_last_words()
 
     job = _job_name(ctx)
     if job is None:
@@ -188,9 +192,9 @@ def command(
     )
     for notice in (made.why_model, *made.prepared.notices):
         if notice:
-            click.echo(notice, err=True)
+            click.echo(redact(notice), err=True)
     if dry_run:
-        click.echo(json.dumps(plan.describe(made), indent=2, sort_keys=True))
+        click.echo(json.dumps(redact_value(plan.describe(made)), indent=2, sort_keys=True))
         return
     progress = Progress(sys.stderr, display)
     listeners: list[Callable[[Any], None]] = [progress.on_event]

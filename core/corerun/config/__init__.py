@@ -25,11 +25,13 @@ from corerun.config.settings import (
     Section,
     Settings,
     check_unset,
+    is_secret,
     known_keys,
     path_keys,
     settings_model,
     to_yaml,
     validate,
+    variable_of,
 )
 
 __all__ = [
@@ -46,6 +48,7 @@ __all__ = [
     "Settings",
     "check_unset",
     "environment_layer",
+    "is_secret",
     "known_keys",
     "layer_of",
     "merge",
@@ -58,4 +61,5 @@ __all__ = [
     "spell_out",
     "to_yaml",
     "validate",
+    "variable_of",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 import types
 import typing
 from collections.abc import Iterable
@@ -10,10 +11,22 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, create_model
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    create_model,
+    field_serializer,
+    field_validator,
+)
 
 from corerun.config.layers import Key, Layer, nested
 from corerun.errors import ConfigError
+from corerun.redaction import HIDDEN, SHORTEST_SECRET, remember, remember_address
+
+_REFERENCE = re.compile(r"env:([A-Za-z_]\w*)|\$\{([A-Za-z_]\w*)\}")
 
 
 def _split(value: Any) -> Any:
@@ -37,12 +50,24 @@ class BudgetSettings(Section):
     seconds: float | None = Field(None, ge=0)
 
 
+def _off(value: Any) -> Any:
+    # YAML reads a bare ``off`` as false.
+    return "off" if value is False else value
+
+
 class ModelCallSettings(Section):
-    """How models are called: calls at once per model, retries, re-asks after a bad answer."""
+    """How models are called: the pace of each model, retries, re-asks after a bad answer, the cache.
+
+    ``rpm`` and ``tpm`` are requests and tokens per minute of one model; None: no limit.
+    """
 
     concurrency: int | None = Field(None, ge=1)
+    rpm: float | None = Field(None, gt=0)
+    tpm: float | None = Field(None, gt=0)
     retries: int = Field(5, ge=0)
     repairs: int = Field(2, ge=0)
+    cache: Annotated[Literal["off", "read", "write"], BeforeValidator(_off)] = "off"
+    strict_params: bool = False
 
 
 class SandboxSettings(Section):
@@ -61,14 +86,90 @@ class PluginSettings(Section):
     required: Names = []
 
 
-class ModelAlias(Section):
-    """A name for a model with its own options."""
+def variable_of(text: str) -> str | None:
+    """The variable that ``env:NAME`` or ``${NAME}`` refers to; None for any other text."""
+    found = _REFERENCE.fullmatch(text.strip())
+    return found and (found[1] or found[2])
 
-    model: str
+
+def is_secret(key: str | None) -> bool:
+    """Whether ``api_key`` holds a key itself: neither a reference nor a short word such as ``none``."""
+    return key is not None and variable_of(key) is None and len(key.strip()) >= SHORTEST_SECRET
+
+
+def _patterns(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
+Patterns = Annotated[list[str], BeforeValidator(_patterns, json_schema_input_type=list[str] | str)]
+
+
+class ModelPrices(Section):
+    """USD per million tokens; without ``cached``, cached prompt tokens cost as much as the others."""
+
+    input: float = Field(ge=0)
+    cached: float | None = Field(None, ge=0)
+    output: float = Field(ge=0)
+
+
+class ModelAlias(Section):
+    """A name for a model with its own server, options, pace and prices; what is unset comes from elsewhere.
+
+    ``model`` is a model string, or with ``api_type`` the id that the server knows; None: the alias
+    itself. ``api_type`` is the provider. ``api_key`` is best a reference, ``env:NAME`` or ``${NAME}``;
+    a literal key is never dumped. ``rpm`` and ``tpm`` are requests and tokens per minute, ``timeout``
+    is in seconds for one call with its retries. ``caps`` pins what the server takes and ``wording``
+    adds regular expressions for its refusals, both by feature. ``extra_body`` is sent as it is.
+    ``fallbacks`` are asked in order when this model can't answer.
+    """
+
+    model: str | None = Field(None, min_length=1)
+    api_type: str | None = Field(None, min_length=1)
+    base_url: str | None = None
+    api_key: str | None = Field(None, repr=False)
+    api_version: str | None = None
     temperature: float | None = Field(None, ge=0)
-    max_tokens: int | None = Field(None, ge=1)
     top_p: float | None = Field(None, gt=0, le=1)
+    max_tokens: int | None = Field(None, ge=1)
     reasoning_effort: str | None = None
+    rpm: float | None = Field(None, gt=0)
+    tpm: float | None = Field(None, gt=0)
+    concurrency: int | None = Field(None, ge=1)
+    timeout: float | None = Field(None, gt=0)
+    prices: ModelPrices | None = None
+    caps: dict[str, bool] = {}
+    wording: dict[str, Patterns] = {}
+    extra_body: dict[str, Any] = {}
+    fallbacks: list[str] = []
+
+    @field_validator("api_key")
+    @classmethod
+    def _remember_literal(cls, key: str | None) -> str | None:
+        # As early as can be: what is written from here on doesn't hold it.
+        if key is not None and variable_of(key) is None and key.strip() != HIDDEN:
+            remember(key.strip())
+        return key
+
+    @field_validator("base_url")
+    @classmethod
+    def _remember_login(cls, url: str | None) -> str | None:
+        remember_address(url or "")
+        return url
+
+    @field_validator("wording")
+    @classmethod
+    def _compiles(cls, wording: dict[str, list[str]]) -> dict[str, list[str]]:
+        for feature, patterns in wording.items():
+            for pattern in patterns:
+                try:
+                    re.compile(pattern)
+                except re.error as error:
+                    raise ValueError(f"{feature}: {pattern!r} is no regular expression: {error}") from error
+        return wording
+
+    @field_serializer("api_key")
+    def _hide_literal(self, key: str | None) -> str | None:
+        return HIDDEN if is_secret(key) else key
 
 
 def _named_sandbox(value: Any) -> Any:
@@ -80,6 +181,7 @@ class Settings(Section):
 
     model: str | None = None
     models: dict[str, ModelAlias] = {}
+    models_file: Path | None = None
     strategy: str | None = None
     workers: int = Field(2, ge=1, le=1024)
     in_flight: int | None = Field(None, ge=1)
@@ -132,7 +234,9 @@ def validate(model: type[Settings], layer: Layer) -> Settings:
         key = ".".join(location)
         if first["type"] == "extra_forbidden":
             raise _unknown(model, location, where, more) from error
-        message = f"{key}: {first['msg'][:1].lower()}{first['msg'][1:]} (got {first['input']!r:.60})"
+        message = f"{key}: {first['msg'][:1].lower()}{first['msg'][1:]}"
+        if "api_key" not in location:
+            message += f" (got {first['input']!r:.60})"
         raise ConfigError(message + more, where=where) from error
 
 
@@ -170,13 +274,19 @@ def _models_in(annotation: Any) -> list[type[BaseModel]]:
 
 def known_keys(model: type[BaseModel], path: Key) -> list[str]:
     """Names that are allowed at ``path``; none where any name is."""
+    annotation: Any = model
     for part in path:
-        field = model.model_fields.get(part)
-        inner = _models_in(field.annotation) if field else []
-        if not inner:
-            return []
-        model = inner[0]
-    return list(model.model_fields)
+        annotation = _inside(annotation, part)
+    inner = _models_in(annotation)
+    return list(inner[0].model_fields) if inner else []
+
+
+def _inside(annotation: Any, name: str) -> Any:
+    if typing.get_origin(annotation) is dict:
+        return typing.get_args(annotation)[1]
+    inner = _models_in(annotation)
+    field = inner[0].model_fields.get(name) if inner else None
+    return field.annotation if field else None
 
 
 def path_keys(model: type[BaseModel], prefix: Key = ()) -> list[Key]:

@@ -32,12 +32,16 @@ class ToolCall:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One turn. ``role`` is ``system``, ``user``, ``assistant`` or ``tool``."""
+    """One turn. ``role`` is ``system``, ``user``, ``assistant`` or ``tool``.
+
+    ``reasoning`` is what an assistant thought before its turn, for servers that want it back.
+    """
 
     role: str
     content: str | tuple[Part, ...]
     tool_calls: tuple[ToolCall, ...] = ()
     tool_call_id: str | None = None
+    reasoning: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +109,8 @@ class ChatReply:
     """One answer. ``finish``: stop, length, tool, filter, refusal or unknown.
 
     ``requests`` counts what went over the wire. ``created`` is the server's time of the answer in
-    unix seconds.
+    unix seconds. ``requests_left`` and ``tokens_left`` are what the server says may still be sent
+    in the current minute.
     """
 
     text: str = ""
@@ -117,6 +122,8 @@ class ChatReply:
     degradations: tuple[Degradation, ...] = ()
     requests: int = 1
     created: int | None = None
+    requests_left: int | None = None
+    tokens_left: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +162,8 @@ class Price:
 class ProviderInfo:
     """Facts about a provider. ``vision``: None means try, degrade, remember.
 
-    ``kind`` is what people are told answers them: ``model`` or ``rules``.
+    ``kind`` is what people are told answers them: ``model`` or ``rules``. ``address`` is where the
+    model is reached, without a login: answers of different addresses are never taken for each other.
     """
 
     name: str
@@ -166,6 +174,7 @@ class ProviderInfo:
     is_local: bool = False
     vision: bool | None = None
     kind: str = "model"
+    address: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,6 +32,7 @@ from corerun.interfaces import (
 from corerun.job.slots import Slots
 from corerun.llm.client import LanguageModels
 from corerun.plugins import PluginManager
+from corerun.redaction import redact
 from corerun.runs import events as kinds
 from corerun.runs import io, journal
 from corerun.runs.fold import RunState
@@ -166,6 +167,7 @@ class LiveRun:
                 await self._release(gpus)
         if result.infra:
             raise InfrastructureError(result.infra)
+        result = _without_secrets(result, Path(request.workspace))
         result = replace(result, timing={**result.timing, "queue_s": round(queue_s, 4)})
         # Without the variables that all programs of the run get.
         self._record_execution(key, replace(ready, env=request.env), result)
@@ -286,8 +288,7 @@ class LiveRun:
         """Write a file of the run, atomically; ``path`` is relative to the run directory."""
         if Path(path).is_absolute() or ".." in Path(path).parts:
             raise UsageError(f"{path!r} leads out of the run directory")
-        io.replace(self.dir / path, text)
-        body = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
+        body = io.replace(self.dir / path, text)
         self.emit(kinds.FILE_MADE, path=path, bytes=len(body), sha256=hashlib.sha256(body).hexdigest())
 
     def _guard(self) -> None:
@@ -303,6 +304,17 @@ class LiveRun:
                 f"only {free} MB are free, {self._settings.min_free_mb} are wanted (min_free_mb)",
                 hint="free some space, then resume with --resume",
             )
+
+
+def _without_secrets(result: ExecResult, workspace: Path) -> ExecResult:
+    """What a program printed as it may be kept and shown; the files that hold all of it likewise."""
+    stdout, stderr = redact(result.stdout), redact(result.stderr)
+    if stdout is not result.stdout or stderr is not result.stderr or result.truncated:
+        for path in (result.stdout_path, result.stderr_path):
+            # The program may have put a link in its place.
+            if path and Path(path).resolve().is_relative_to(workspace.resolve()):
+                io.clean_file(Path(path))
+    return replace(result, stdout=stdout, stderr=stderr)
 
 
 def _inside(workspace: str, name: str) -> str:

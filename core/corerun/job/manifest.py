@@ -12,7 +12,9 @@ from corerun.errors import StateError
 from corerun.interfaces import Event
 from corerun.llm.ledger import Ledger
 from corerun.plugins import PluginManager
+from corerun.redaction import redact_value
 from corerun.report.results import disclosure
+from corerun.runs import events as kinds
 from corerun.runs import io
 from corerun.runs.fold import fold, started
 from corerun.runs.journal import read
@@ -24,7 +26,11 @@ def _timestamp(seconds: float) -> str:
 
 
 def build_manifest(directory: Path, events: Sequence[Event], part: Mapping[str, Any]) -> dict[str, Any]:
-    """The whole manifest; ``part`` is the job's own and wins, its paths and warnings are added."""
+    """The whole manifest; ``part`` is the job's own and wins, its paths and warnings are added.
+
+    ``degradations`` says what models had to do without. ``reproducible`` is false if one of them was
+    the seed; it says nothing of a scheduler's order or of models that don't heed their seed.
+    """
     state = fold(events)
     begun = started(state)
     ledger = Ledger.fold(events)
@@ -33,6 +39,11 @@ def build_manifest(directory: Path, events: Sequence[Event], part: Mapping[str, 
     for event in state.resumed:
         models |= event.data.get("models", {})
     first, last = (events[0].t, events[-1].t) if events else (0.0, 0.0)
+    degradations = [
+        {name: event.data.get(name, "") for name in ("model", "feature", "reason")}
+        for event in events
+        if event.type == kinds.DEGRADED
+    ]
     common = {
         "status": end["status"],
         "exit_code": end["exit_code"],
@@ -51,6 +62,8 @@ def build_manifest(directory: Path, events: Sequence[Event], part: Mapping[str, 
         "models": models,
         "sandbox": begun.get("sandbox", {}),
         "cost": ledger.totals.to_json(),
+        "degradations": degradations,
+        "reproducible": all(row["feature"] != "seed" for row in degradations),
         "possibly_double_paid": state.double_paid,
         "resumed_from": state.resumed[-1].seq if state.resumed else None,
         "disclosure": disclosure(models),
@@ -61,7 +74,9 @@ def build_manifest(directory: Path, events: Sequence[Event], part: Mapping[str, 
         "run_manifest": str(directory / "run_manifest.json"),
     }
     warnings = dict.fromkeys([*state.warnings, *part.get("warnings", [])])
-    return {**common, **part, "paths": {**paths, **part.get("paths", {})}, "warnings": list(warnings)}
+    paths |= part.get("paths", {})
+    manifest: dict[str, Any] = redact_value({**common, **part, "paths": paths, "warnings": list(warnings)})
+    return manifest
 
 
 def rebuild(directory: Path, manager: PluginManager) -> dict[str, Any]:

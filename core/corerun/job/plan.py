@@ -3,21 +3,34 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from corerun import config
 from corerun.errors import UsageError
-from corerun.interfaces import Invocation, Job, Prepared, Role
+from corerun.interfaces import Invocation, Job, Prepared, Provider, Role
+from corerun.job.models import check_models, make_directory, resolve_role, with_models_file
 from corerun.llm.directory import ModelDirectory
 from corerun.plugins import PluginManager
+from corerun.redaction import remember_arguments, remember_environment
 from corerun.runs import directory
 from corerun.runs import journal as journals
 from corerun.runs.fold import fold, settings_of, started
 
-SCALARS = ("model", "strategy", "workers", "in_flight", "scheduler", "seed", "executor", "sandbox")
+MODEL_KEYS = frozenset({"model", "models", "models_file", "llm"})
+SCALARS = (
+    "model",
+    "strategy",
+    "workers",
+    "in_flight",
+    "scheduler",
+    "seed",
+    "executor",
+    "sandbox",
+    "models_file",
+)
 
 
 @dataclass(slots=True)
@@ -38,25 +51,6 @@ class Plan:
     models: ModelDirectory
 
 
-def resolve_role(role: Role, aliases: Mapping[str, config.ModelAlias], default: str) -> Role:
-    """The role with its model string filled in; an alias lends its options, the role's own win."""
-    name = role.model or default
-    alias = aliases.get(name)
-    if alias is None:
-        return Role(name, role.temperature, role.max_tokens, role.top_p, role.reasoning_effort)
-
-    def pick(own: Any, lent: Any) -> Any:
-        return lent if own is None else own
-
-    return Role(
-        alias.model,
-        pick(role.temperature, alias.temperature),
-        pick(role.max_tokens, alias.max_tokens),
-        pick(role.top_p, alias.top_p),
-        pick(role.reasoning_effort, alias.reasoning_effort),
-    )
-
-
 def make_plan(
     name: str,
     manager: PluginManager,
@@ -67,13 +61,17 @@ def make_plan(
     argv: Sequence[str] = (),
     resume: str | None = None,
     environ: Mapping[str, str] | None = None,
-    models: ModelDirectory | None = None,
+    providers: Mapping[str, Provider] | None = None,
 ) -> Plan:
     """Check everything that can be checked without writing: settings, input, models, place.
 
-    ``resume`` names the run to go on with; '' is the newest one.
+    ``resume`` names the run to go on with; '' is the newest one. ``providers`` answer for the provider
+    names that they are given under: how a fake is swapped in.
     """
     env = dict(os.environ if environ is None else environ)
+    # Before anything is written or shown.
+    remember_environment(env)
+    remember_arguments(argv)
     found = manager.find("jobs", name)
     job: Job = manager.get("jobs", name)()
     old = None
@@ -81,18 +79,17 @@ def make_plan(
         root = flags.get(("out_root",))
         old = directory.find_run(resume, cwd / Path(root.value) if root else cwd)
     invocation = Invocation(cwd, config_file, tuple(argv), _plain(flags), old, env)
-    settings, invocation, _ = _settings(job, found.component.name, flags, invocation)
+    settings, invocation, layer = _settings(job, found.component.name, flags, invocation)
     manager.block(settings.plugins.disable)
     manager.require(settings.plugins.required)
     prepared = job.prepare(settings, invocation)
     place = old or prepared.directory or _default_place(settings, found.component.name)
     default, why = _default_model(settings, env)
-    roles = {key: resolve_role(role, settings.models, default) for key, role in prepared.roles.items()}
-    models = models or ModelDirectory(manager, env)
-    names = {role.model or default for role in roles.values()}
-    _check_providers(names)
-    infos = {model: models.check(model) for model in names}
-    rules = sorted(model for model, info in infos.items() if info.kind == "rules")
+    roles = {key: resolve_role(role, default) for key, role in prepared.roles.items()}
+    models = make_directory(manager, env, settings, layer)
+    for provider, made in (providers or {}).items():
+        models.use(provider, made)
+    rules = check_models(models, [role.model or default for role in roles.values()])
     if rules and not why:
         why = f"answers come from {', '.join(rules)}: built-in rules, not a language model"
     return Plan(
@@ -111,20 +108,6 @@ def make_plan(
     )
 
 
-def _check_providers(names: Iterable[str]) -> None:
-    """Two providers whose names fold to one environment variable would share a key by accident."""
-    from corerun.llm.models import environment_key, parse_model
-
-    seen: dict[str, str] = {}
-    for provider in sorted({parse_model(name).provider for name in names}):
-        other = seen.setdefault(environment_key(provider), provider)
-        if other != provider:
-            raise UsageError(
-                f"providers {other!r} and {provider!r} both read OAIC_{environment_key(provider)}_API_KEY",
-                hint="rename one of them",
-            )
-
-
 def read_settings(
     name: str,
     manager: PluginManager,
@@ -141,6 +124,30 @@ def read_settings(
     return settings, layer
 
 
+def read_models(
+    manager: PluginManager,
+    environ: Mapping[str, str],
+    cwd: Path,
+    *,
+    config_file: Path | None = None,
+    models_file: Path | None = None,
+) -> tuple[config.Settings, ModelDirectory]:
+    """What the settings say of models, without a job: of a job's file only the keys about models are read."""
+    layers: list[config.Layer] = []
+    if models_file is not None:
+        layers.append({("models_file",): config.Entry(str(cwd / models_file), "--models-file")})
+    if config_file is not None:
+        read = config.read_yaml(config_file)
+        layers.append(config.resolve_paths(read, [("models_file",)], config_file.resolve().parent))
+    layers += _ambient(config.Settings, environ, cwd)
+    about = [{key: entry for key, entry in layer.items() if key[0] in MODEL_KEYS} for layer in layers]
+    layers = with_models_file(about)
+    config.check_unset(config.Settings, layers)
+    merged = config.merge(layers)
+    settings = config.validate(config.Settings, merged)
+    return settings, make_directory(manager, environ, settings, merged)
+
+
 def _plain(flags: config.Layer) -> dict[config.Key, Any]:
     return {key: entry.value for key, entry in flags.items()}
 
@@ -151,8 +158,12 @@ def _settings(
     model = config.settings_model(name, job.config_model)
     flags = config.resolve_paths(flags, config.path_keys(model), invocation.cwd)
     invocation = replace(invocation, flags=_plain(flags))
-    sources = [flags, *_documents(job, model, invocation), *_ambient(model, invocation.environ)]
-    layers = [config.spell_out(layer) for layer in sources]
+    sources = [
+        flags,
+        *_documents(job, model, invocation),
+        *_ambient(model, invocation.environ, invocation.cwd),
+    ]
+    layers = with_models_file([config.spell_out(layer) for layer in sources])
     config.check_unset(model, layers)
     merged = config.merge(layers)
     settings = config.validate(model, merged)
@@ -184,12 +195,13 @@ def _documents(job: Job, model: type[config.Settings], invocation: Invocation) -
     return [config.resolve_paths(layer, config.path_keys(model), base), *saved]
 
 
-def _ambient(model: type[config.Settings], environ: Mapping[str, str]) -> list[config.Layer]:
+def _ambient(model: type[config.Settings], environ: Mapping[str, str], cwd: Path) -> list[config.Layer]:
     home = environ.get("XDG_CONFIG_HOME") or str(Path(environ.get("HOME", "~")).expanduser() / ".config")
     user = Path(home) / "corerun" / "config.yaml"
-    layers = [config.environment_layer(environ, SCALARS)]
+    paths = config.path_keys(model)
+    layers = [config.resolve_paths(config.environment_layer(environ, SCALARS), paths, cwd)]
     if user.is_file():
-        layers.insert(0, config.resolve_paths(config.read_yaml(user), config.path_keys(model), user.parent))
+        layers.insert(0, config.resolve_paths(config.read_yaml(user), paths, user.parent))
     return layers
 
 
@@ -221,11 +233,13 @@ def _resumes(place: Path) -> bool:
 def describe(plan: Plan) -> dict[str, Any]:
     """What a run of this plan would take: models per role, place, and the job's own estimate."""
     estimate = getattr(plan.job, "estimate", None)
+    asked = sorted({role.model or plan.default_model for role in plan.roles.values()})
     return {
         "job": plan.name,
         "run_dir": str(plan.directory),
         "resumes": plan.resume,
         "roles": {name: role.model for name, role in plan.roles.items()},
+        "models": {name: plan.models.meaning(name) for name in plan.models.reachable(asked)},
         "workers": plan.settings.workers,
         "in_flight": plan.settings.expansions,
         "inputs": dict(plan.prepared.inputs),

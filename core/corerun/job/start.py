@@ -27,12 +27,15 @@ from corerun.execution.processes import kill_stale
 from corerun.interfaces import Event, Executor, Policy
 from corerun.job.live import LiveRun
 from corerun.job.manifest import build_manifest
+from corerun.job.models import model_facts, only_rules
 from corerun.job.observers import ObserverRelay
 from corerun.job.plan import Plan
 from corerun.job.signals import stop_on_signals
 from corerun.llm.budget import Budget
 from corerun.llm.client import LanguageModels, LlmSettings
 from corerun.plugins import PluginManager
+from corerun.redaction import redact_value
+from corerun.redaction.logs import CleanFormatter
 from corerun.runs import directory, io
 from corerun.runs import events as kinds
 from corerun.runs.fold import RunState, fold, started
@@ -125,6 +128,8 @@ async def _live(
             retries=plan.settings.llm.retries,
             repairs=plan.settings.llm.repairs,
             concurrency=plan.settings.llm.concurrency or 2 * plan.settings.workers,
+            cache=plan.settings.llm.cache,
+            strict=plan.settings.llm.strict_params,
         ),
         seed=plan.settings.seed,
         budget=budget,
@@ -140,6 +145,7 @@ async def _live(
             error = caught
             logger.error("the run ended early", exc_info=caught)
         finally:
+            run.models.close()
             await plan.models.aclose()
             await executor.close()
         status, code = _verdict(error, run)
@@ -171,10 +177,7 @@ def _identity(plan: Plan) -> dict[str, Any]:
 
 def _open(plan: Plan, run: LiveRun, state: RunState, sandbox: Mapping[str, Any]) -> None:
     versions = {"corerun": __version__, "python": platform.python_version(), "plugin": plan.plugin}
-    models = {
-        role.model or plan.default_model: {"kind": plan.models.check(role.model or plan.default_model).kind}
-        for role in plan.roles.values()
-    }
+    models = model_facts(plan.models, [role.model or plan.default_model for role in plan.roles.values()])
     settings = plan.settings.model_dump(mode="json")
     if state.started is None:
         io.replace(plan.directory / "config.resolved.yaml", config.to_yaml(plan.settings))
@@ -275,7 +278,7 @@ def _sandbox(plan: Plan, manager: PluginManager, accept_weak: bool) -> tuple[dic
     offered = {item.component.name: item.component.target for item in manager.components("sandboxes")}
     candidates = {name: manager.get("sandboxes", name)() for name in offered}
     code = plan.roles.get(plan.prepared.code_role)
-    by_rules = code is not None and plan.models.check(code.model or plan.default_model).kind == "rules"
+    by_rules = code is not None and only_rules(plan.models, code.model or plan.default_model)
     guarantees = select.RULES_CODE_GUARANTEES if by_rules else select.MODEL_CODE_GUARANTEES
     require = frozenset(wanted.require) if wanted.require is not None else guarantees
     sandbox, probe, missing = select.choose_sandbox(
@@ -302,6 +305,7 @@ def _no_directory(plan: Plan, error: EnvironmentRefused) -> Finished:
         "warnings": [str(error)],
         "error": _describe(error),
     }
+    manifest = redact_value(manifest)
     with contextlib.suppress(StateError, Stopped):
         io.replace_json(plan.settings.out_root / "run_manifest.json", manifest, sort_keys=True)
     return Finished(manifest, error.exit_code, plan.directory)
@@ -311,7 +315,7 @@ def _no_directory(plan: Plan, error: EnvironmentRefused) -> Finished:
 def _log_file(place: Path) -> Iterator[None]:
     with io.reported(place / "run.log"):
         handler = logging.FileHandler(place / "run.log", encoding="utf-8", errors="backslashreplace")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
+    handler.setFormatter(CleanFormatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
     root = logging.getLogger("corerun")
     level = root.level
     root.addHandler(handler)

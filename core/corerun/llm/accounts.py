@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from corerun.interfaces import ChatReply, ChatRequest, Price, Provider, Usage
 from corerun.llm import prices as price_table
 from corerun.llm.budget import Budget, Reserve
+from corerun.llm.directory import ModelTarget
 from corerun.llm.ledger import CHARACTERS_PER_TOKEN, Ledger, settled
 
 
@@ -15,8 +16,9 @@ from corerun.llm.ledger import CHARACTERS_PER_TOKEN, Ledger, settled
 class Bill:
     """What one reply cost. ``usage.cost_usd`` is None when no price is known.
 
-    ``source``: ``server`` (the reply said it), ``local`` (free), ``provider`` (its plugin's price),
-    ``table:KEY`` or empty. ``booked``: the model's name in the token files.
+    ``source``: ``server`` (the reply said it), ``config`` (an alias says it), ``local``
+    (free), ``provider`` (its plugin's price), ``table:KEY``, ``cache`` (an answer of an earlier run,
+    free) or empty. ``booked``: the model's name in the token files.
     """
 
     usage: Usage
@@ -44,7 +46,9 @@ class Accounts:
         self._unpriced = unpriced
         self._reserved: dict[str, Reserve] = {}
 
-    def reserve(self, key: str, provider: Provider, request: ChatRequest, characters: int) -> None:
+    def reserve(
+        self, key: str, target: ModelTarget, provider: Provider, request: ChatRequest, characters: int
+    ) -> None:
         """Sets aside what call ``key`` may cost, or raises `BudgetExceeded`.
 
         The prompt is reckoned at four characters per token, the answer at ``max_tokens``. A limit
@@ -54,12 +58,12 @@ class Accounts:
         if budget == Budget():
             return
         prompt, completion = characters // CHARACTERS_PER_TOKEN, request.max_tokens or 0
-        found = self._price(provider, request.model)
+        found = self.price(target, provider, target.model)
         usd = 0.0
         if found is not None:
             usd = price_table.cost_usd(Usage(prompt=prompt, completion=completion), found[0])
         elif budget.usd is not None:
-            self._unpriced(request.model)
+            self._unpriced(target.name)
         mine = Reserve(usd, prompt + completion)
         waiting = [*self._reserved.values(), mine]
         together = Reserve(sum(one.usd for one in waiting), sum(one.tokens for one in waiting))
@@ -70,22 +74,25 @@ class Accounts:
         """Call ``key`` is over: what was set aside for it is free again."""
         self._reserved.pop(key, None)
 
-    def bill(self, provider: Provider, model: str, requested: str, reply: ChatReply, characters: int) -> Bill:
-        """The cost of ``reply``, which ``model`` was asked for under the name ``requested``."""
-        answered = reply.model or model
+    def bill(self, target: ModelTarget, provider: Provider, reply: ChatReply, characters: int) -> Bill:
+        """The cost of ``reply`` to a prompt of so many ``characters``."""
+        answered = reply.model or target.model
         written = (
             len(reply.text) + len(reply.reasoning) + sum(len(call.arguments) for call in reply.tool_calls)
         )
         usage = settled(reply.usage, characters, written)
         if usage.cost_usd is not None:
             return Bill(usage, "server", answered)
-        for name, booked in ((answered, answered), (model, requested)):
-            found = self._price(provider, name)
+        for name, booked in ((answered, answered), (target.model, target.name)):
+            found = self.price(target, provider, name)
             if found is not None:
                 return Bill(replace(usage, cost_usd=price_table.cost_usd(usage, found[0])), found[1], booked)
-        return Bill(usage, "", requested)
+        return Bill(usage, "", target.name)
 
-    def _price(self, provider: Provider, model: str) -> tuple[Price, str] | None:
+    def price(self, target: ModelTarget, provider: Provider, model: str) -> tuple[Price, str] | None:
+        """What ``model``, asked for as ``target``, costs and who says so (`Bill.source`); None: unknown."""
+        if target.price is not None:
+            return target.price, "config"
         if provider.info.is_local:
             return Price(0.0, 0.0), "local"
         own = getattr(provider, "price", None)
@@ -94,5 +101,5 @@ class Accounts:
             return price, "provider"
         if self._prices is None:
             self._prices = self._load_prices()
-        found = price_table.price_of(model, self._prices)
+        found = price_table.price_of(model, self._prices, target.provider)
         return None if found is None else (found[0], f"table:{found[1]}")

@@ -1,28 +1,29 @@
-"""The client around one provider call: replay, budget, limits, retries, journal, validation, re-asks."""
+"""Answers questions by role: which model, which fallback, validation, and re-asks until it fits."""
 
 from __future__ import annotations
 
 import asyncio
-import random
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any
 
 from corerun.errors import (
     BadAnswer,
     ContentRefused,
+    ContextTooLong,
     CorerunError,
     EnvironmentRefused,
-    ModelError,
+    InfrastructureError,
+    ModelUnusable,
     Unsupported,
 )
 from corerun.interfaces import (
     Answer,
-    CallContext,
     ChatReply,
     ChatRequest,
-    Event,
+    Degradation,
+    Delta,
     Json,
     Message,
     Price,
@@ -32,14 +33,14 @@ from corerun.interfaces import (
 )
 from corerun.llm.accounts import Accounts
 from corerun.llm.budget import Budget
+from corerun.llm.cache import AnswerCache, cache_file
+from corerun.llm.calls import Answered, Calls, Question
 from corerun.llm.directory import ModelTarget
 from corerun.llm.extraction import read_answer
 from corerun.llm.ledger import Ledger
-from corerun.llm.messages import call_key, has_images, printable, reask, request_bytes
+from corerun.llm.messages import has_images, reask, without_images
 from corerun.llm.prices import load_prices, user_prices_file
-from corerun.llm.replay import reply_from_json, reply_to_json
-from corerun.llm.retry import Lane, attempt, with_retries
-from corerun.llm.settings import LlmSettings, Recorder
+from corerun.llm.settings import Directory, LlmSettings, Recorder
 from corerun.llm.structured import Problems, json_schema, model_name
 from corerun.runs import events as records
 
@@ -48,34 +49,31 @@ __all__ = ["LanguageModels", "LlmSettings", "Recorder"]
 WARMER = 0.3
 """Temperature of a re-ask after the same wrong answer came twice at temperature 0."""
 
+AWAY_S = 60.0
+"""How long a model that gave no answer is passed over where another one can be asked."""
 
-class Directory(Protocol):
-    """What a model's name means, and who answers for it: `corerun.llm.directory.ModelDirectory`."""
-
-    def target(self, name: str) -> ModelTarget: ...
-
-    def provider(self, name: str) -> Provider: ...
+_FALLS_BACK = (InfrastructureError, ModelUnusable, ContextTooLong, Unsupported)
 
 
-@dataclass(slots=True)
-class _Question:
-    """What stays the same over a question's first call and its re-asks."""
+@dataclass(frozen=True, slots=True)
+class _Route:
+    """One model that a question may go to, and the request it would get.
 
-    role: str
-    purpose: str
-    node: str | None
-    model: ModelTarget
+    ``dropped`` was left out of the request because the provider is known not to take it.
+    """
+
+    target: ModelTarget
     provider: Provider
-    facts: Mapping[str, Json]
-    strict: bool
-    seconds_left: float
+    request: ChatRequest
+    dropped: tuple[Degradation, ...] = ()
 
 
 class LanguageModels:
     """Answers questions by role; every answer is in the journal before its caller sees it.
 
-    ``directory`` knows what models' names mean; ``environ`` is read for ``CORERUN_OFFLINE``. ``elapsed``
-    gives the seconds that the run has taken (default: since this object was made).
+    ``directory`` knows what models' names mean; ``environ`` is read for ``CORERUN_OFFLINE`` and the
+    place of the cache. ``elapsed`` gives the seconds that the run has taken (default: since this
+    object was made).
     """
 
     def __init__(
@@ -106,22 +104,27 @@ class LanguageModels:
         self._offline = true_value(environ.get("CORERUN_OFFLINE"))
         self._seed = seed
         self._clock = clock
-        self._sleep = sleep
-        self._accounts = Accounts(
+        self._warned: set[str] = set()
+        self._away: dict[str, float] = {}
+        self._cache = None
+        if settings.cache != "off":
+            self._cache = AnswerCache(settings.cache, cache_file(environ), self._warn)
+        accounts = Accounts(
             self.ledger,
             budget or Budget(),
             prices=lambda: load_prices(user_prices_file(environ)) if prices is None else prices,
             elapsed=elapsed or (lambda: clock() - started),
             unpriced=self._warn_unpriced,
         )
-        self._lanes: dict[str, Lane] = {}
-        self._counts: dict[str | None, dict[str, int]] = {}
-        self._answered: dict[str, Event] = {}
-        self._told: set[tuple[str, str]] = {
-            (event.data["model_requested"], feature)
-            for event in record.answered.values()
-            for feature in event.data["degradations"]
-        }
+        self._calls = Calls(
+            record=record,
+            accounts=accounts,
+            settings=settings,
+            cache=self._cache,
+            seed=seed,
+            clock=clock,
+            sleep=sleep,
+        )
 
     def provider_info(self, role: str) -> ProviderInfo:
         """Facts about the provider that answers for ``role``, e.g. whether it sees images."""
@@ -129,7 +132,12 @@ class LanguageModels:
 
     def forget(self, node: str) -> None:
         """Starts a node's counts again, so that its next attempt is given the answers of the last."""
-        self._counts.pop(node, None)
+        self._calls.forget(node)
+
+    def close(self) -> None:
+        """Closes the cache of answers."""
+        if self._cache is not None:
+            self._cache.close()
 
     async def ask(
         self,
@@ -145,185 +153,169 @@ class LanguageModels:
         max_tokens: int | None = None,
         temperature: float | None = None,
         strict: bool = False,
+        on_delta: Callable[[Delta], None] | None = None,
         **request_options: Any,
     ) -> Answer[Any]:
         """Asks the model of ``role`` and returns its answer as ``schema``, through ``parse``, or as text.
 
         ``parse`` takes the text and raises ValueError with one line on what is wrong; either way a
         bad answer is shown to the model and asked again, ``settings.repairs`` times. ``strict``: a
-        feature that the server refuses is an error. ``request_options`` are further fields of
-        `ChatRequest`: ``top_p``, ``seed``, ``stop``, ``reasoning_effort``, ``extra``.
+        feature that the server refuses is an error. ``on_delta`` is given the pieces of each answer
+        as they come, those of re-asks too; an answer from the journal comes in one piece.
+        ``request_options`` are further fields of `ChatRequest`: ``top_p``, ``seed``, ``stop``,
+        ``reasoning_effort``, ``extra``.
 
         Raises `BadAnswer` when no answer fitted; `InfrastructureError` when transport failed for
         good; `BudgetExceeded`; `EnvironmentRefused` when offline; other `ModelError` classes as the
         provider raised them.
         """
-        cast = self._roles.get(role, Role())
-        model = self._directory.target(self._name(role))
-        provider = self._directory.provider(model.name)
-        info = provider.info
-        if self._offline and not info.is_local:
-            raise EnvironmentRefused(
-                f"CORERUN_OFFLINE is set and {model.name!r} isn't local",
-                hint="choose a local model such as recipes::default, or unset CORERUN_OFFLINE",
-            )
-        if info.vision is False and has_images(messages):
-            raise Unsupported(
-                f"{model.name!r} can't see images", hint="ask without images or set another model"
-            )
-        request = ChatRequest(
-            model=model.model,
+        own = self._roles.get(role, Role())
+        asked = {"temperature": temperature, "max_tokens": max_tokens, **request_options}
+        base = ChatRequest(
+            model="",
             messages=tuple(messages),
             schema=None if schema is None else json_schema(schema),
             schema_name="" if schema is None else model_name(schema),
             tools=tuple(tools),
-            temperature=cast.temperature if temperature is None else temperature,
-            max_tokens=cast.max_tokens if max_tokens is None else max_tokens,
-            **{"top_p": cast.top_p, "reasoning_effort": cast.reasoning_effort, **request_options},
         )
-        question = _Question(
-            role, purpose, node, model, provider, facts or {}, strict, self._settings.deadline_s
-        )
-        return await self._until_it_fits(question, request, schema, parse)
+        strict = strict or self._settings.strict
+        routes = self._routes(self._name(role), base, own, asked, strict=strict)
+        question = Question(role, purpose, node, strict, self._settings.deadline_s, on_delta)
+        return await self._until_it_fits(question, routes, schema, parse, facts or {})
 
     def _name(self, role: str) -> str:
         return self._roles.get(role, Role()).model or self._default_model
 
+    def _routes(
+        self, name: str, base: ChatRequest, own: Role, asked: Mapping[str, Any], *, strict: bool
+    ) -> list[_Route]:
+        """The model of that name and its fallbacks, each once.
+
+        Models that aren't there offline are left out, and those that see nothing where another one
+        sees; where none does, the images are. Raises the reason when none is left.
+        """
+        found: list[_Route] = []
+        refused: list[str] = []
+        waiting, seen = [name], set[str]()
+        while waiting:
+            target = self._directory.target(waiting.pop(0))
+            if target.name in seen:
+                continue
+            seen.add(target.name)
+            waiting += target.fallbacks
+            provider = self._directory.provider(target.name)
+            if self._offline and not provider.info.is_local:
+                refused.append(target.name)
+                continue
+            found.append(_Route(target, provider, _with_options(base, target, own, asked)))
+        if not found:
+            raise EnvironmentRefused(
+                f"CORERUN_OFFLINE is set and {refused[0]!r} isn't local",
+                hint="choose a local model such as recipes::default, or unset CORERUN_OFFLINE",
+            )
+        if not has_images(base.messages):
+            return found
+        seeing = [route for route in found if route.provider.info.vision is not False]
+        return seeing or [_blinded(route, strict=strict) for route in found]
+
     async def _until_it_fits(
-        self, question: _Question, request: ChatRequest, schema: Any, parse: Callable[[str], Any] | None
+        self,
+        question: Question,
+        routes: list[_Route],
+        schema: Any,
+        parse: Callable[[str], Any] | None,
+        facts: Mapping[str, Json],
     ) -> Answer[Any]:
         previous, attempt = None, 0
         while True:
-            facts = {**question.facts, "seed": self._seed, "attempt": attempt}
-            reply, seq, replayed = await self._call(question, request, facts)
+            told = {**facts, "seed": self._seed, "attempt": attempt}
+            answered, routes = await self._answer(question, routes, told)
+            name, reply = routes[0].target.name, answered.reply
             if reply.finish in ("filter", "refusal"):
-                raise ContentRefused(f"{question.model.name!r} refused to answer {question.purpose}")
+                raise ContentRefused(f"{name!r} refused to answer {question.purpose}")
             try:
-                return Answer(read_answer(reply, schema, parse), reply, replayed, seq)
+                value = read_answer(reply, schema, parse)
+                return Answer(value, reply, answered.replayed, answered.seq)
             except Problems as error:
                 attempt += 1
                 if attempt > self._settings.repairs:
                     raise BadAnswer(
-                        f"{question.model.name!r} gave no usable answer to {question.purpose} "
+                        f"{name!r} gave no usable answer to {question.purpose} "
                         f"in {attempt} tries: {error.lines[0]}",
                         raw=reply.text,
                     ) from error
-                request = reask(request, reply, error.lines)
-            if reply.text == previous and request.temperature == 0:
-                request = replace(request, temperature=WARMER)
+                same = reply.text == previous
+                routes = [_asked_again(route, reply, error.lines, warmer=same) for route in routes]
             previous = reply.text
 
-    async def _call(
-        self, question: _Question, request: ChatRequest, facts: Mapping[str, Json]
-    ) -> tuple[ChatReply, int, bool]:
-        """One reply, the number of its record, and whether it was in the journal already."""
-        body = request_bytes(request)
-        key = self._key(question, body)
-        known = self._answered.get(key) or self._record.answered.get(key)
-        if known is not None:
-            return reply_from_json(known.data), known.seq, True
-        head = {"key": key, "node": question.node, "role": question.role, "purpose": question.purpose}
-        async with self._lane(question.model).place() as ticket:
-            self._accounts.reserve(key, question.provider, request, len(body))
-            started = self._clock()
+    async def _answer(
+        self, question: Question, routes: list[_Route], facts: Mapping[str, Json]
+    ) -> tuple[Answered, list[_Route]]:
+        """The answer of the first model that has one, and the routes from that model on.
+
+        A recorded answer of any of them comes first: it was paid after the models before it failed.
+        """
+        calls = [
+            self._calls.prepare(question, route.target, route.provider, route.request, route.dropped)
+            for route in routes
+        ]
+        for number, call in enumerate(calls):
+            answered = self._calls.recorded(call)
+            if answered is not None:
+                if question.on_delta is not None:
+                    question.on_delta(Delta("text", answered.reply.text))
+                return answered, routes[number:]
+        last = len(calls) - 1
+        for number, call in enumerate(calls):
+            if number < last and self._away.get(call.target.name, 0.0) > self._clock():
+                continue
             try:
-                prompt = self._record.blob(body)
-                self._record.emit(records.CALL_ASKED, **head, model=question.model.name, prompt=prompt)
-                reply, attempts = await self._send(question, request, facts, head, ticket)
-            finally:
-                self._accounts.release(key)
-                latency_s = self._clock() - started
-                question.seconds_left -= latency_s
-            reply, seq = self._book(question, head, reply, attempts, len(body), latency_s)
-        return reply, seq, False
+                return await self._calls.make(question, call, facts), routes[number:]
+            except _FALLS_BACK as error:
+                if number == last:
+                    raise
+                self._pass_over(call.target.name, calls[number + 1].target.name, error)
+        raise AssertionError("a question has at least one model")
 
-    def _book(
-        self,
-        question: _Question,
-        head: Mapping[str, Json],
-        reply: ChatReply,
-        attempts: int,
-        characters: int,
-        latency_s: float,
-    ) -> tuple[ChatReply, int]:
-        """Writes the answer down and adds it to the ledger; the reply as a replay would give it."""
-        model = question.model
-        bill = self._accounts.bill(question.provider, model.model, model.name, reply, characters)
-        reply = replace(
-            reply,
-            text=printable(reply.text),
-            reasoning=printable(reply.reasoning),
-            model=reply.model or model.model,
-            usage=bill.usage,
-            requests=reply.requests + attempts - 1,
-        )
-        data = {
-            **head,
-            "provider": model.provider,
-            "model_requested": model.name,
-            "booked": bill.booked,
-            **reply_to_json(reply),
-            "cost_usd": bill.usage.cost_usd,
-            "price_source": bill.source,
-            "latency_s": round(latency_s, 6),
-            "attempts": attempts,
-        }
-        seq = self._record.emit(records.CALL_ANSWERED, **data)
-        event = Event(seq, 0.0, records.CALL_ANSWERED, data)
-        self._answered[head["key"]] = event
-        self.ledger.observe(event)
-        for dropped in reply.degradations:
-            if (model.name, dropped.feature) not in self._told:
-                self._told.add((model.name, dropped.feature))
-                said = {"feature": dropped.feature, "reason": dropped.reason}
-                self._record.emit(records.DEGRADED, model=model.name, **said)
-        return reply, seq
+    def _pass_over(self, name: str, other: str, error: CorerunError) -> None:
+        if isinstance(error, ModelUnusable):
+            self._away[name] = float("inf")
+        elif isinstance(error, InfrastructureError):
+            self._away[name] = self._clock() + AWAY_S
+        self._warn(f"{name!r} gave no answer and {other!r} is asked instead: {error.message}")
 
-    def _lane(self, model: ModelTarget) -> Lane:
-        if model.name not in self._lanes:
-            self._lanes[model.name] = Lane(self._settings.concurrency)
-        return self._lanes[model.name]
-
-    def _key(self, question: _Question, body: bytes) -> str:
-        first = call_key(question.node, question.purpose, 0, body)
-        counts = self._counts.setdefault(question.node, {})
-        n = counts.get(first, 0)
-        counts[first] = n + 1
-        return first if n == 0 else call_key(question.node, question.purpose, n, body)
-
-    async def _send(
-        self,
-        question: _Question,
-        request: ChatRequest,
-        facts: Mapping[str, Json],
-        head: Mapping[str, Json],
-        ticket: object,
-    ) -> tuple[ChatReply, int]:
-        deadline = self._clock() + question.seconds_left
-        context = CallContext(question.purpose, facts, question.node, deadline, question.strict)
-        try:
-            return await with_retries(
-                lambda: attempt(question.provider, request, context),
-                lane=self._lane(question.model),
-                ticket=ticket,
-                rng=random.Random(f"{self._seed}:{head['key']}"),
-                retries=self._settings.retries,
-                max_wait_s=self._settings.max_wait_s,
-                seconds_left=question.seconds_left,
-                clock=self._clock,
-                sleep=self._sleep,
-            )
-        except CorerunError as error:
-            kind = error.kind if isinstance(error, ModelError) else type(error).__name__
-            model = question.model.name
-            self._record.emit(records.CALL_FAILED, **head, model=model, kind=kind, message=error.message)
-            raise
+    def _warn(self, message: str) -> None:
+        if message not in self._warned:
+            self._warned.add(message)
+            self._record.emit(records.WARNING, message=message)
 
     def _warn_unpriced(self, model: str) -> None:
-        if (model, "price") not in self._told:
-            self._told.add((model, "price"))
-            self._record.emit(
-                records.WARNING,
-                message=f"no price is known for {model!r}, so budget.usd can't count its calls: "
-                "give it one in ~/.config/corerun/prices.yaml",
-            )
+        self._warn(
+            f"no price is known for {model!r}, so budget.usd can't count its calls: "
+            "give it one in ~/.config/corerun/prices.yaml"
+        )
+
+
+def _with_options(base: ChatRequest, target: ModelTarget, own: Role, asked: Mapping[str, Any]) -> ChatRequest:
+    """The request to ``target``: the caller's options win over the role's, those over the alias's."""
+    options: dict[str, Any] = {}
+    for name in ("temperature", "max_tokens", "top_p", "reasoning_effort"):
+        given = (asked.get(name), getattr(own, name), getattr(target.options, name))
+        options[name] = next((value for value in given if value is not None), None)
+    extra = {**target.extra, **asked.get("extra", {})}
+    return replace(base, model=target.model, **{**asked, **options, "extra": extra})
+
+
+def _blinded(route: _Route, *, strict: bool) -> _Route:
+    said = f"{route.target.name!r} can't see images"
+    if strict:
+        raise Unsupported(said, hint="ask without images or set another model")
+    request = replace(route.request, messages=without_images(route.request.messages))
+    return replace(route, request=request, dropped=(Degradation("images", said),))
+
+
+def _asked_again(route: _Route, reply: ChatReply, problems: list[str], *, warmer: bool) -> _Route:
+    request = reask(route.request, reply, problems)
+    if warmer and request.temperature == 0:
+        request = replace(request, temperature=WARMER)
+    return replace(route, request=request)

@@ -38,9 +38,9 @@ class Spending:
         self.calls += 1
         self.prompt += usage["prompt"]
         self.completion += usage["completion"]
-        self.reasoning += usage["reasoning"]
-        self.cached += usage["cached"]
-        self.estimated = self.estimated or bool(usage["estimated"])
+        self.reasoning += usage.get("reasoning", 0)
+        self.cached += usage.get("cached", 0)
+        self.estimated = self.estimated or bool(usage.get("estimated"))
         if usd is None:
             self.unpriced += 1
         else:
@@ -153,7 +153,8 @@ def token_tracker(events: Iterable[Event]) -> Json:
 def interactions(events: Iterable[Event], read_blob: Callable[[str], bytes]) -> Json:
     """The content of ``token_tracker_interactions.json``: what was asked and answered, per model.
 
-    ``read_blob`` gives the bytes of a prompt by its sha256. ``timestamp`` is in unix seconds.
+    ``read_blob`` gives the bytes of a prompt by its sha256. ``timestamp`` is in unix seconds: when the
+    server says that it answered, else when the answer was written down.
     """
     prompts: dict[str, str] = {}
     found: dict[str, list[Json]] = {}
@@ -162,7 +163,7 @@ def interactions(events: Iterable[Event], read_blob: Callable[[str], bytes]) -> 
             prompts[event.data["key"]] = event.data["prompt"]
         elif event.type == records.CALL_ANSWERED:
             row = _asked(json.loads(read_blob(prompts[event.data["key"]])))
-            row |= {"response": event.data["text"], "timestamp": int(event.t)}
+            row |= {"response": event.data["text"], "timestamp": event.data.get("created") or int(event.t)}
             found.setdefault(booked_under(event.data), []).append(row)
     return found
 

@@ -12,6 +12,7 @@ from corerun.llm.extraction import strip_reasoning
 
 RAW_ANSWER_CHARACTERS = 4000
 MAX_PROBLEMS = 10
+IMAGE_OMITTED = "[image omitted]"
 
 
 def system(text: str) -> Message:
@@ -45,6 +46,16 @@ def has_images(messages: Sequence[Message]) -> bool:
         for message in messages
         if not isinstance(message.content, str)
         for part in message.content
+    )
+
+
+def without_images(messages: Sequence[Message]) -> tuple[Message, ...]:
+    """``messages`` with the text of each alone; a turn of nothing but images says so."""
+    return tuple(
+        message
+        if isinstance(message.content, str)
+        else replace(message, content=message_text(message) or IMAGE_OMITTED)
+        for message in messages
     )
 
 
@@ -99,10 +110,10 @@ def reask(request: ChatRequest, reply: ChatReply, problems: Sequence[str]) -> Ch
     if reply.tool_calls:
         # A tool call without its result makes the whole history illegal for most servers.
         calls = tuple(replace(call, arguments=_legal_arguments(call)) for call in reply.tool_calls)
-        turns.append(Message("assistant", text, tool_calls=calls))
+        turns.append(Message("assistant", text, tool_calls=calls, reasoning=reply.reasoning))
         turns += [Message("tool", complaint, tool_call_id=call.id) for call in calls]
     else:
-        turns += [assistant(text or "(no answer)"), user(complaint)]
+        turns += [Message("assistant", text or "(no answer)", reasoning=reply.reasoning), user(complaint)]
     max_tokens = request.max_tokens
     if reply.finish == "length" and max_tokens is not None:
         max_tokens *= 2

@@ -33,12 +33,17 @@ def user_prices_file(environ: Mapping[str, str]) -> Path:
     return Path(folder) / "corerun" / "prices.yaml"
 
 
-def price_of(model: str, prices: Mapping[str, Price]) -> tuple[Price, str] | None:
+def price_of(
+    model: str, prices: Mapping[str, Price], provider: str | None = None
+) -> tuple[Price, str] | None:
     """The price of a model and the table's key for it, or None.
 
-    Looked up as it is, then without its provider's name, then without a date at its end. A model
-    is never priced by a part of its name: ``gpt-4o-mini-x`` isn't ``gpt-4o-mini``.
+    Looked up under its ``provider``, then as it is, then without its provider's name, then without a
+    date at its end. A model is never priced by a part of its name: ``gpt-4o-mini-x`` isn't
+    ``gpt-4o-mini``.
     """
+    if provider is not None and f"{provider}/{model}" in prices:
+        return prices[f"{provider}/{model}"], f"{provider}/{model}"
     names = [model]
     for separator in ("::", "/"):
         if separator in names[-1]:
@@ -59,18 +64,33 @@ def cost_usd(usage: Usage, price: Price) -> float:
     return total / _PER_TOKENS
 
 
-def _user_prices(path: Path) -> dict[str, Price]:
+def read_user_file(path: Path) -> dict[str, Json]:
+    """The user's file as it is, with a mapping under ``models``. Raises `ConfigError`."""
     import yaml
 
-    shape = "expected models: {ID: {in: USD, out: USD}} per million tokens"
     try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
-        models = (document or {}).get("models", {})
-        return {str(model): _price(entry) for model, entry in models.items()}
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        document = yaml.load(path.read_text(encoding="utf-8"), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    except (OSError, ValueError, yaml.YAMLError) as error:
         raise ConfigError(f"can't read prices: {' '.join(str(error).split())}", where=str(path)) from None
+    document = {} if document is None else document
+    if not isinstance(document, dict) or not isinstance(document.setdefault("models", {}), dict):
+        raise _wrong_shape(path)
+    return document
+
+
+def _user_prices(path: Path) -> dict[str, Price]:
+    try:
+        return {str(model): _price(entry) for model, entry in read_user_file(path)["models"].items()}
     except (AttributeError, KeyError, TypeError, ValueError):
-        raise ConfigError("the prices have the wrong shape", hint=shape, where=str(path)) from None
+        raise _wrong_shape(path) from None
+
+
+def _wrong_shape(path: Path) -> ConfigError:
+    return ConfigError(
+        "the prices have the wrong shape",
+        hint="expected models: {ID: {in: USD, out: USD}} per million tokens",
+        where=str(path),
+    )
 
 
 def _price(entry: Json) -> Price:

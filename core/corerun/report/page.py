@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import json
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from corerun.interfaces import Json
+from corerun.redaction import redact
+from corerun.runs.io import json_text
 
 _STATIC = Path(__file__).parent / "static"
 _SCRIPTS = ("base.js", "tree.js", "node.js", "charts.js", "report.js")
@@ -28,7 +29,7 @@ def render_report(data: Mapping[str, Any], *, title: str) -> str:
     index = {key: value for key, value in data.items() if key != "nodes"}
     index["nodes"] = [{key: node[key] for key in node if key != "detail"} for node in data["nodes"]]
     page: str = _template().render(
-        title=title,
+        title=redact(title),
         digest=digest,
         style=(_STATIC / "report.css").read_text(encoding="utf-8"),
         script=script,
@@ -58,8 +59,8 @@ def render_tree(data: Mapping[str, Any], scope: str) -> str:
 
 
 def embedded(value: Json) -> str:
-    """Strict JSON that cannot end its script element, nor open a comment or an entity in it."""
-    return json.dumps(value, allow_nan=False, separators=(",", ":")).translate(_ESCAPES)
+    """Strict JSON without secrets that cannot end its script element, open a comment or an entity in it."""
+    return json_text(value, separators=(",", ":")).translate(_ESCAPES)
 
 
 def _script() -> str:

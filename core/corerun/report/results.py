@@ -70,8 +70,9 @@ def outcome(done: Mapping[str, Json], maximize: bool) -> dict[str, Json]:
 
 def disclosure(models: Mapping[str, Json]) -> str:
     """One sentence that says who wrote the programs, plots and summaries of a run."""
-    rules = [name for name, facts in models.items() if _kind(facts) == "rules"]
-    written = [name for name in models if name not in rules]
+    named = {name: _named(name, facts) for name, facts in models.items()}
+    rules = [named[name] for name, facts in models.items() if _kind(facts) == "rules"]
+    written = [named[name] for name, facts in models.items() if _kind(facts) != "rules"]
     parts = []
     if written:
         parts.append(
@@ -90,7 +91,13 @@ def model_label(name: str, facts: Json) -> str:
     """A model's name as people must read it: rules are never shown as a language model."""
     if _kind(facts) == "rules":
         return f"{name.partition('::')[0]} (built-in rules, not a language model)"
-    return name
+    return _named(name, facts)
+
+
+def _named(name: str, facts: Json) -> str:
+    """A model's name, and of an alias what it means."""
+    means = facts.get("model") if isinstance(facts, Mapping) else None
+    return f"{name} ({means})" if means else name
 
 
 def _kind(facts: Json) -> str:

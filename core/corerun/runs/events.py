@@ -12,8 +12,10 @@ node_asked         scope, node, parent, seq, hint, attempt, counted, batch
 node_done          scope, node, seq, attempt, status, score, reason, open, data
 call_asked         key, node, role, purpose, model, prompt (sha256 of a blob)
 call_answered      key, node, role, purpose, provider, model_requested, model_answered, text,
-                   tool_calls, reasoning, finish, usage, cost_usd, price_source, latency_s,
-                   attempts, requests, degradations, booked (name in the token files)
+                   finish, usage (prompt, completion), cost_usd, price_source, latency_s,
+                   attempts, booked (name in the token files); where they say something:
+                   tool_calls, reasoning, degradations, requests (else 1), created, and of usage
+                   reasoning, cached, estimated; from the cache: cache_hit, saved_usd
 call_failed        key, node, role, purpose, model, kind, message
 execution_done     key, node, attempt, label, result, code_sha256, env, limits, network, queue_s, prev
 refused            what, reason, node, prev

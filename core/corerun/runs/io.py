@@ -1,4 +1,4 @@
-"""The only module that writes durable files: appended records, atomic replacements, blobs."""
+"""The only module that writes durable files: appended records, atomic replacements, blobs; no secrets."""
 
 from __future__ import annotations
 
@@ -8,15 +8,18 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from corerun.errors import StateError, Stopped
+from corerun.redaction import redact, redact_bytes, redact_value
 
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 """Errors that free space cures."""
+_HEAD = 8192
+"""Bytes in which a file that isn't text shows itself by a zero."""
 
 
 @contextmanager
@@ -39,9 +42,15 @@ def append(descriptor: int, record: bytes) -> None:
         written += os.write(descriptor, record[written:])
 
 
-def replace(path: Path, content: str | bytes, *, sync: bool = True) -> None:
-    """Put ``content`` at ``path`` so that a reader sees the old file or the new one, never a part."""
+def replace(path: Path, content: str | bytes, *, sync: bool = True, as_is: bool = False) -> bytes:
+    """Put ``content`` at ``path`` so that a reader sees the old file or the new one, never a part.
+
+    Returns what was written: text without its secrets, anything else unchanged. ``as_is``: there are
+    none in it, whoever calls this has seen to that.
+    """
     body = content.encode("utf-8", "surrogatepass") if isinstance(content, str) else content
+    if not as_is:
+        body = _clean(body)
     with reported(path):
         temporary = path.with_name(f".{path.name[:80]}.{os.getpid()}.tmp")
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
@@ -60,10 +69,32 @@ def replace(path: Path, content: str | bytes, *, sync: bool = True) -> None:
             raise
         finally:
             os.close(descriptor)
+    return body
+
+
+def _clean(body: bytes) -> bytes:
+    return body if b"\0" in body[:_HEAD] else redact_bytes(body)
+
+
+def clean_file(path: Path) -> None:
+    """Take the secrets out of a regular file that somebody else wrote, if it is there and has any."""
+    if path.is_file():
+        with reported(path):
+            body = path.read_bytes()
+        clean = _clean(body)
+        if clean is not body:
+            replace(path, clean, sync=False, as_is=True)
 
 
 def json_text(value: Any, **options: Any) -> str:
-    """``value`` as JSON that every reader takes: NaN and infinity, which JSON lacks, become null."""
+    """``value`` as JSON that every reader takes: NaN and infinity, which JSON lacks, become null, and
+    strings are without secrets."""
+    text = _json(value, options)
+    # One look at the whole text; string by string only when there is something to hide.
+    return text if redact(text) is text else _json(redact_value(value), options)
+
+
+def _json(value: Any, options: Mapping[str, Any]) -> str:
     try:
         return json.dumps(value, allow_nan=False, **options)
     except ValueError:
@@ -84,15 +115,21 @@ def replace_json(path: Path, value: Any, *, indent: int | None = 2, sort_keys: b
     """`replace` with a JSON document in UTF-8."""
     text = json_text(value, indent=indent, sort_keys=sort_keys, ensure_ascii=False)
     # A lone surrogate has no UTF-8 form; its escape is also how JSON writes it.
-    replace(path, (text + "\n").encode("utf-8", "backslashreplace"))
+    replace(path, (text + "\n").encode("utf-8", "backslashreplace"), as_is=True)
 
 
 def store_blob(directory: Path, body: bytes) -> str:
-    """Keep ``body`` under its sha256 and return that name; the same body is stored once."""
-    name = hashlib.sha256(body).hexdigest()
+    """Keep ``body`` without its secrets under its sha256, and return that name; the same body is stored
+    once. JSON stays JSON."""
+    clean = _clean(body)
+    if clean is not body:
+        # JSON is read first: a number may look like a secret, too.
+        with suppress(ValueError):
+            clean = json_text(json.loads(body), separators=(",", ":"), sort_keys=True).encode()
+    name = hashlib.sha256(clean).hexdigest()
     path = directory / name
     if not path.exists():
-        replace(path, body, sync=False)
+        replace(path, clean, sync=False, as_is=True)
     return name
 
 

@@ -24,14 +24,16 @@ SYNC_EVERY_S = 0.05
 POWER_SAFE = frozenset({kinds.NODE_DONE, kinds.CALL_ANSWERED})
 
 
-def encode(event: Event) -> bytes:
-    """One line: the record as JSON, closed by the crc32 of everything before ``,"crc":`` plus ``}``."""
-    head = json.dumps(
-        {"seq": event.seq, "t": event.t, "type": event.type, "data": event.data},
-        ensure_ascii=True,
-        separators=(",", ":"),
-    ).encode()
-    return b'%s,"crc":"%08x"}\n' % (head[:-1], zlib.crc32(head))
+def encode(event: Event, body: str | None = None) -> bytes:
+    """One line: the record as JSON, closed by the crc32 of everything before ``,"crc":`` plus ``}``.
+
+    ``body`` is the data as compact JSON in ASCII, where that is known already.
+    """
+    if body is None:
+        body = json.dumps(event.data, separators=(",", ":"))
+    head = json.dumps({"seq": event.seq, "t": event.t, "type": event.type}, separators=(",", ":"))
+    record = f'{head[:-1]},"data":{body}}}'.encode()
+    return b'%s,"crc":"%08x"}\n' % (record[:-1], zlib.crc32(record))
 
 
 def decode(line: bytes) -> Event:
@@ -153,7 +155,7 @@ class Journal:
         renumbered = [Event(n, e.t, e.type, e.data) for n, e in enumerate(self.events, 1)]
         kept = f"events.salvaged-{int(time.time())}"
         io.copy_file(self.path, self.path.with_name(kept))
-        io.replace(self.path, b"".join(self._line(event) for event in renumbered))
+        io.replace(self.path, b"".join(self._line(event) for event in renumbered), as_is=True)
         os.close(self._descriptor)
         self._descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND)
         self.events[:] = renumbered
@@ -165,7 +167,7 @@ class Journal:
     def _repair(self, good: int) -> None:
         torn = self.path.read_bytes()[good:]
         kept = f"events.torn-{len(self.events)}"
-        io.replace(self.path.with_name(kept), torn)
+        io.replace(self.path.with_name(kept), torn, as_is=True)
         with io.reported(self.path):
             os.truncate(self.path, good)
         self.emit(kinds.REPAIRED, {"line": len(self.events) + 1, "kept": kept})
@@ -187,11 +189,11 @@ class Journal:
         """Write one record; when this returns, a killed process no longer loses it.
 
         The event that listeners get is what a reader of the file gets: JSON data, a copy, with null
-        where a number isn't finite.
+        where a number isn't finite, and without secrets.
         """
         body = io.json_text(data, separators=(",", ":"))
         event = Event(len(self.events) + 1, round(time.time(), 3), type, json.loads(body))
-        full = not self._append(self._line(event))
+        full = not self._append(self._line(event, body))
         self.events.append(event)
         self._index(event)
         if self._power and type in POWER_SAFE:
@@ -206,13 +208,12 @@ class Journal:
             raise Stopped("the disk is full", hint="free some space, then resume with --resume")
         return event
 
-    def _line(self, event: Event) -> bytes:
-        line = encode(event)
+    def _line(self, event: Event, body: str | None = None) -> bytes:
+        line = encode(event, body)
         if len(line) <= MAX_BODY and "$blob" not in event.data:
             return line
-        body = json.dumps(event.data, separators=(",", ":")).encode()
         try:
-            name = io.store_blob(self.blobs, body)
+            name = io.store_blob(self.blobs, json.dumps(event.data, separators=(",", ":")).encode())
         except Stopped:
             self._ballast.unlink(missing_ok=True)
             raise

@@ -1,4 +1,4 @@
-"""The provider: one question to one OpenAI-compatible server, one answer, no retry."""
+"""The provider: one question to one OpenAI-compatible server and one answer, whatever the server refuses."""
 
 from __future__ import annotations
 
@@ -6,42 +6,74 @@ import asyncio
 import difflib
 import json
 import logging
-import math
 import time
-from dataclasses import replace
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 
-from corerun.errors import ModelError, ModelNotFound, Transient, Unsupported, UsageError
-from corerun.interfaces import CallContext, ChatReply, ChatRequest, Connection, Degradation, ProviderInfo
+from corerun.errors import ModelError, ModelNotFound, Transient, UsageError
+from corerun.interfaces import (
+    CallContext,
+    ChatReply,
+    ChatRequest,
+    Connection,
+    Delta,
+    Json,
+    ProbeRow,
+    ProviderInfo,
+)
 from corerun.llm.models import true_value
-from corerun_openai_router.endpoint import endpoint_of
-from corerun_openai_router.failure import classify
-from corerun_openai_router.history import has_images
-from corerun_openai_router.reply import read_reply
-from corerun_openai_router.request import Features, build_body
-from corerun_openai_router.transport import SdkTransport
-
-IMAGES_DROPPED = "images"
-"""In `ChatReply.degradations`: the images of the request were left out."""
+from corerun_openai_router import facts as known
+from corerun_openai_router.asking.channels import OBJECT
+from corerun_openai_router.exchange import Exchange, Manners
+from corerun_openai_router.learning.caps import CapsStore
+from corerun_openai_router.learning.knowledge import Knowledge, fact_of, pins_of
+from corerun_openai_router.reading.failure import classify
+from corerun_openai_router.wire.endpoint import endpoint_of
+from corerun_openai_router.wire.transport import make_transport
 
 _log = logging.getLogger("corerun.openai_router")
 _CLOSEST_MODELS = 5
+_CLOSEST_S = 5.0
+_DISABLED = (
+    ("OAIC_DISABLE_TOOLS", (known.TOOLS, known.FUNCTIONS, known.PREFER + OBJECT)),
+    ("OAIC_DISABLE_VISION", (known.IMAGES,)),
+)
 
 
 class OpenAIRouter:
-    """Reaches the server that the environment names for ``provider``.
+    """Reaches the server that ``connection`` names, in the way in which that server can be spoken to.
 
     ``default`` and ``openai`` read ``OPENAI_*``, ``ollama`` has a default address, every other name
-    reads ``OAIC_<NAME>_BASE_URL`` and ``OAIC_<NAME>_API_KEY``.
+    reads ``OAIC_<NAME>_BASE_URL`` and ``OAIC_<NAME>_API_KEY``. Features that a server refuses are
+    left out, remembered in the file that ``CORERUN_CAPS_PATH`` names, and tried again after a week.
+    ``wall_clock`` gives Unix time.
     """
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, *, wall_clock: Callable[[], float] = time.time) -> None:
         environ = connection.environ
-        self._endpoint = endpoint_of(connection.provider.lower(), environ)
-        self._features = Features(
-            tools=not true_value(environ.get("OAIC_DISABLE_TOOLS")),
-            images=not true_value(environ.get("OAIC_DISABLE_VISION")),
+        self._endpoint = endpoint_of(connection)
+        pins, accepted = pins_of(connection.capabilities)
+        for variable, facts in _DISABLED:
+            if true_value(environ.get(variable)):
+                pins.update(dict.fromkeys(facts, f"{variable} is set"))
+                accepted.difference_update(facts)
+        debug = true_value(environ.get("OAIC_DEBUG"))
+        self._vision = False if known.IMAGES in pins else None
+        self._knowledge = Knowledge(
+            self._endpoint.base_url,
+            CapsStore.of(environ),
+            pins=pins,
+            accepted=accepted,
+            debug=debug,
+            wall_clock=wall_clock,
         )
-        self._transport = SdkTransport(self._endpoint)
+        self._transport = make_transport(self._endpoint, environ)
+        manners = Manners(
+            wording={fact_of(name): patterns for name, patterns in connection.wording.items()},
+            can_call=not true_value(environ.get("OAIC_DISABLE_TOOLS")),
+            sees=self._vision is not False,
+            debug=debug,
+        )
+        self._exchange = Exchange(self._endpoint, self._transport, self._knowledge, manners)
         for warning in self._endpoint.warnings:
             _log.warning("%s", warning)
 
@@ -54,7 +86,8 @@ class OpenAIRouter:
             default_base_url=endpoint.default_base_url,
             needs_key=endpoint.needs_key,
             is_local=endpoint.is_local,
-            vision=None if self._features.images else False,
+            vision=self._vision,
+            address=endpoint.base_url,
         )
 
     def check(self) -> None:
@@ -63,14 +96,29 @@ class OpenAIRouter:
             raise UsageError(self._endpoint.problem, hint=self._endpoint.hint)
 
     async def complete(self, request: ChatRequest, ctx: CallContext) -> ChatReply:
-        """Ask once. Raises classes below `ModelError`, or `UsageError` from `check`."""
+        """One answer. Sends again only without a feature that was refused.
+
+        Raises classes below `ModelError`, or `UsageError` from `check`.
+        """
         self.check()
         try:
-            left = ctx.deadline - time.monotonic()
-            async with asyncio.timeout(None if math.isinf(left) else left):
-                return await self._ask(request, ctx)
-        except TimeoutError:
-            raise Transient(self._endpoint.say("no answer before the call's deadline")) from None
+            return await self._exchange.complete(request, ctx)
+        except ModelNotFound as error:
+            error.hint = await self._closest(request.model)
+            raise
+
+    async def stream(self, request: ChatRequest, ctx: CallContext) -> AsyncIterator[Delta]:
+        """The same answer in pieces as they come, and last as a whole.
+
+        Raises what `complete` raises, and `StreamCut` if it breaks off after the first piece.
+        """
+        self.check()
+        try:
+            async for delta in self._exchange.stream(request, ctx):
+                yield delta
+        except ModelNotFound as error:
+            error.hint = await self._closest(request.model)
+            raise
 
     async def list_models(self) -> list[str]:
         """The ids that the server offers. Raises classes below `ModelError`."""
@@ -86,28 +134,30 @@ class OpenAIRouter:
         items = items if isinstance(items, list) else []
         return [item["id"] for item in items if isinstance(item, dict) and isinstance(item.get("id"), str)]
 
+    def learned(self, model: str | None = None) -> Sequence[Mapping[str, Json]]:
+        """What is known of the server's models: declared, refused, ignored and honoured features."""
+        return self._knowledge.rows(model)
+
+    def forget(self, model: str | None = None) -> int:
+        """Drop what was learned, for this and other processes. How many facts there were."""
+        return self._knowledge.forget(model)
+
+    async def probe(self, model: str) -> Sequence[ProbeRow]:
+        """Ask the server for everything that it may take or not, and report. Nothing is learned."""
+        from corerun_openai_router.probing.probe import probe
+
+        self.check()
+        return await probe(self._transport, self._endpoint, model)
+
     async def aclose(self) -> None:
         """Close the connections of the running event loop."""
         await self._transport.aclose()
 
-    async def _ask(self, request: ChatRequest, ctx: CallContext) -> ChatReply:
-        dropped: tuple[Degradation, ...] = ()
-        if has_images(request) and not self._features.images:
-            dropped = (Degradation(IMAGES_DROPPED, "OAIC_DISABLE_VISION is set"),)
-        if dropped and ctx.strict:
-            raise Unsupported("images are asked for but OAIC_DISABLE_VISION is set")
-        response = await self._transport.chat(build_body(request, self._features))
-        if response.is_success:
-            return replace(read_reply(response, request, self._endpoint), degradations=dropped)
-        error = classify(response, request, self._endpoint)
-        if isinstance(error, ModelNotFound):
-            error.hint = await self._closest(request.model)
-        raise error
-
     async def _closest(self, model: str) -> str:
         try:
-            known = await self.list_models()
-        except ModelError:
+            async with asyncio.timeout(_CLOSEST_S):
+                offered = await self.list_models()
+        except (ModelError, TimeoutError):
             return ""
-        closest = difflib.get_close_matches(model, known, n=_CLOSEST_MODELS, cutoff=0.0)
+        closest = difflib.get_close_matches(model, offered, n=_CLOSEST_MODELS, cutoff=0.0)
         return f"the server offers {', '.join(closest)}" if closest else ""

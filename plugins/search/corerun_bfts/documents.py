@@ -117,4 +117,4 @@ def required_variables(path: Path) -> list[str]:
 
 
 def _paths() -> list[Key]:
-    return [("out_root",), *path_keys(BftsSettings, ("bfts",))]
+    return [*path_keys(Settings), *path_keys(BftsSettings, ("bfts",))]

@@ -18,7 +18,7 @@ from corerun_bfts.domain import StageDomain, WideningDomain
 from corerun_bfts.figures import aggregate_figures
 from corerun_bfts.laboratory import Laboratory, ask
 from corerun_bfts.metric import PrimaryMetric
-from corerun_bfts.outputs import check_artifacts, write_stage
+from corerun_bfts.outputs import check_artifacts, write_stage, write_tokens
 from corerun_bfts.prompts import Prompts
 from corerun_bfts.questions import context
 from corerun_bfts.record import RunRecord, first_good, fold_record, overall_best
@@ -104,7 +104,9 @@ class Walk:
             )
             await aggregate_seeds(self.lab, stage, prompts, best, list(seeds.nodes.values())[1:])
             self._same_seeds(stage)
-        write_stage(self.run.dir, self._record(), stage.scope)
+        record = self._record()
+        write_stage(self.run.dir, record, stage.scope)
+        write_tokens(self.run.dir, record)
         return best
 
     def _prompts(self, stage: Stage) -> Prompts:

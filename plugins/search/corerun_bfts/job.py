@@ -19,6 +19,7 @@ from corerun.config import Layer, Settings
 from corerun.errors import EnvironmentRefused, UsageError
 from corerun.execution.collect import remove_tree
 from corerun.interfaces import Event, Invocation, Prepared, Run
+from corerun.redaction import redact_value
 from corerun.runs import io
 from corerun.runs.directory import safe_name
 from corerun_bfts import documents
@@ -61,6 +62,9 @@ class ExperimentSearch:
             from corerun.llm.models import default_model
 
             model = default_model(invocation.environ)[0]
+        alias = settings.models.get(model)
+        if alias is not None:
+            model = f"{alias.api_type}::{model}" if alias.api_type else alias.model or model
         if model.startswith("recipes::"):
             self._check_recipe(own, warnings)
         name = safe_name(str(self._idea["Name"]))
@@ -98,7 +102,8 @@ class ExperimentSearch:
         if own.load_code:
             path = own.load_ideas.with_suffix(".py")
             pieces.append(_text(path, "program beside the ideas file", warnings))
-        self._idea = with_code(raw, pieces)
+        # Its files hold no secret, and a resumed run must find the same idea in them.
+        self._idea = redact_value(with_code(raw, pieces))
 
     def _check_recipe(self, own: BftsSettings, warnings: list[str]) -> None:
         if self._idea.get("Recipe") not in RECIPES:

@@ -185,13 +185,7 @@ def write_run(directory: Path, record: RunRecord) -> None:
     """All derived files of the run: stages, token files, the report."""
     for stage in record.stages:
         write_stage(directory, record, stage.scope)
-    blobs = directory / "blobs"
-    io.replace_json(directory / "token_tracker.json", token_tracker(record.events))
-    io.replace_json(
-        directory / "token_tracker_interactions.json",
-        interactions(record.events, lambda name: (blobs / name).read_bytes()),
-        indent=None,
-    )
+    write_tokens(directory, record)
     data = report_data(record.events, run_dir=directory)
     title = str(record.idea.get("Title") or directory.name)
     io.replace(directory / LOGS / "unified_tree_viz.html", render_report(data, title=title))
@@ -199,6 +193,17 @@ def write_run(directory: Path, record: RunRecord) -> None:
     for stage in record.stages:
         page = render_tree(slim, stage.scope)
         io.replace(directory / LOGS / f"stage_{stage.scope}" / "tree_plot.html", page)
+
+
+def write_tokens(directory: Path, record: RunRecord) -> None:
+    """The two token files: what models were paid, and what they were asked and answered."""
+    blobs = directory / "blobs"
+    io.replace_json(directory / "token_tracker.json", token_tracker(record.events))
+    io.replace_json(
+        directory / "token_tracker_interactions.json",
+        interactions(record.events, lambda name: (blobs / name).read_bytes()),
+        indent=None,
+    )
 
 
 def missing_artifacts(directory: Path) -> list[str]:

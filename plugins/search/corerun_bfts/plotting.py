@@ -9,7 +9,7 @@ from corerun.errors import BadAnswer, CallFailed, ContextTooLong, RequestRefused
 from corerun.interfaces import ExecResult, Node, Part
 from corerun.runs import events as kinds
 from corerun_bfts import judgements
-from corerun_bfts.laboratory import Laboratory, exception, output
+from corerun_bfts.laboratory import Laboratory, ask, exception, output
 from corerun_bfts.metric import Reading
 from corerun_bfts.prompts import Prompts
 
@@ -88,15 +88,14 @@ async def _look(lab: Laboratory, node: Node, prompts: Prompts, paths: list[str])
     try:
         chosen = await _selected(lab, node, prompts, paths)
         images = [Part("image", data=_body(lab, node, path), media_type="image/png") for path in chosen]
-        seen = await lab.ask(judgements.plot_analysis(prompts.context, chosen, images), node.id)
+        answer = await ask(lab.run, judgements.plot_analysis(prompts.context, chosen, images), node.id)
     except BadAnswer:
         return {"vision": "degraded"}
     except (Unsupported, RequestRefused, ContextTooLong) as error:
-        if not lab.run.noted("vision_degraded"):
-            lab.run.note("vision_degraded", True)
-            lab.run.emit(kinds.DEGRADED, model="vision", feature="vision", reason=error.message)
-            lab.run.warn(f"vision is degraded, plots are not looked at any more: {error.message}")
-        return {"vision": "degraded"}
+        return _blind(lab, error.message)
+    if any(dropped.feature == "images" for dropped in answer.reply.degradations):
+        return _blind(lab, "the images were left out on their way to the model")
+    seen = answer.value
     # A model may describe more plots than it was shown.
     pairs = zip([item.analysis for item in seen.plot_analyses], chosen, strict=False)
     return {
@@ -106,6 +105,15 @@ async def _look(lab: Laboratory, node: Node, prompts: Prompts, paths: list[str])
         "is_buggy_plots": not seen.valid_plots_received,
         "vision": "ok",
     }
+
+
+def _blind(lab: Laboratory, reason: str) -> dict[str, Any]:
+    """Nobody saw the plots, and from now on nobody is asked to."""
+    if not lab.run.noted("vision_degraded"):
+        lab.run.note("vision_degraded", True)
+        lab.run.emit(kinds.DEGRADED, model="vision", feature="vision", reason=reason)
+        lab.run.warn(f"vision is degraded, plots are not looked at any more: {reason}")
+    return {"vision": "degraded"}
 
 
 async def _selected(lab: Laboratory, node: Node, prompts: Prompts, paths: list[str]) -> list[str]:

@@ -15,7 +15,6 @@ from corerun.config import Entry, Key, Layer
 from corerun.interfaces import Event, Provider
 from corerun.job.plan import make_plan
 from corerun.job.start import run_plan
-from corerun.llm.directory import ModelDirectory
 from corerun.plugins import PluginManager
 from corerun_bfts.record import load_run
 
@@ -149,9 +148,6 @@ async def run_job(
         flags[key] = Entry(value, f"settings[{name!r}]")
     manager = PluginManager()
     env = dict(os.environ if environ is None else environ)
-    models = ModelDirectory(manager, env)
-    for name, provider in (providers or {}).items():
-        models.use(name, provider)
     plan = make_plan(
         "bfts",
         manager,
@@ -160,7 +156,7 @@ async def run_job(
         config_file=Path(config) if config is not None else None,
         resume=resume,
         environ=env,
-        models=models,
+        providers=providers,
     )
     finished = await run_plan(
         plan, manager, listeners=[on_event] if on_event else [], accept_weak=accept_weak

@@ -1,0 +1,105 @@
+"""The queue of one model: so many calls at once, so many per minute, one probe when it is in trouble."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+from corerun.interfaces import ChatReply
+from corerun.llm.directory import Pace
+from corerun.llm.rates import Bucket
+
+FAILURES_THAT_CLOSE = 5
+CLOSING_WINDOW_S = 30.0
+CLOSED_S = 10.0
+
+
+class Lane:
+    """First come, first served.
+
+    After a rate limit, or `FAILURES_THAT_CLOSE` failures in a row within `CLOSING_WINDOW_S`, the
+    lane is closed for all but one call, the probe; it opens again when the probe is through. So an
+    overloaded server is asked by one caller, not by all of them.
+    """
+
+    def __init__(
+        self, pace: Pace, clock: Callable[[], float], sleep: Callable[[float], Awaitable[object]]
+    ) -> None:
+        self._places = asyncio.Semaphore(pace.concurrency or 1)
+        self._requests = Bucket(pace.requests_per_minute, clock) if pace.requests_per_minute else None
+        self._tokens = Bucket(pace.tokens_per_minute, clock) if pace.tokens_per_minute else None
+        self._clock = clock
+        self._sleep = sleep
+        self._turn = asyncio.Lock()
+        self._probe: object | None = None
+        self._opened = asyncio.Event()
+        self._opened.set()
+        self._failures: list[float] = []
+
+    @asynccontextmanager
+    async def place(self) -> AsyncIterator[object]:
+        """A place in the lane; the ticket names its holder."""
+        async with self._places:
+            ticket = object()
+            try:
+                yield ticket
+            finally:
+                self._open(ticket)
+
+    async def admit(self, tokens: int) -> None:
+        """Waits until one more request of about ``tokens`` fits into the rates, and books it."""
+        if self._requests is None and self._tokens is None:
+            return
+        async with self._turn:
+            while True:
+                waits = [bucket.seconds_until(amount) for bucket, amount in self._booked(1, tokens)]
+                if max(waits) <= 0:
+                    break
+                await self._sleep(max(waits))
+        for bucket, amount in self._booked(1, tokens):
+            bucket.take(amount)
+
+    def settle(self, tokens: int, reply: ChatReply | None) -> None:
+        """Corrects what `admit` booked by what was really used; None: no answer came."""
+        used = 0 if reply is None else reply.usage.prompt + reply.usage.completion
+        requests = 1 if reply is None else reply.requests
+        for bucket, amount in self._booked(requests - 1, used - tokens):
+            bucket.take(amount)
+        if reply is not None:
+            for own, left in ((self._requests, reply.requests_left), (self._tokens, reply.tokens_left)):
+                if own is not None and left is not None:
+                    own.seen(left)
+
+    async def passage(self, ticket: object) -> None:
+        """Waits until the lane is open, or closed with ``ticket`` as the probe."""
+        while self._probe is not None and self._probe is not ticket:
+            await self._opened.wait()
+
+    def failed(self, ticket: object, *, limited: bool) -> float:
+        """Notes a transient failure; ``limited``: the server itself asked to be left alone.
+
+        Gives the seconds for which the model should be left alone at least.
+        """
+        now = self._clock()
+        self._failures = [*self._failures[1 - FAILURES_THAT_CLOSE :], now]
+        in_a_row = len(self._failures) == FAILURES_THAT_CLOSE
+        broken = in_a_row and now - self._failures[0] <= CLOSING_WINDOW_S
+        if (limited or broken) and self._probe is None:
+            self._probe = ticket
+            self._opened.clear()
+        return CLOSED_S if broken and not limited else 0.0
+
+    def succeeded(self, ticket: object) -> None:
+        """Notes an answer: the failures in a row are over."""
+        self._failures.clear()
+        self._open(ticket)
+
+    def _booked(self, requests: float, tokens: float) -> list[tuple[Bucket, float]]:
+        pairs = ((self._requests, requests), (self._tokens, tokens))
+        return [(bucket, amount) for bucket, amount in pairs if bucket is not None]
+
+    def _open(self, ticket: object) -> None:
+        if self._probe is ticket:
+            self._probe = None
+            self._opened.set()

@@ -1,0 +1,100 @@
+"""Where Anthropic's API is and which key it takes, from the configuration and the environment."""
+
+from __future__ import annotations
+
+import importlib.util
+import ipaddress
+from dataclasses import dataclass, field
+from urllib.parse import urlsplit
+
+from corerun.errors import EnvironmentRefused, UsageError
+from corerun.interfaces import Connection
+from corerun.redaction import redact, remember
+
+DEFAULT_BASE_URL = "https://api.anthropic.com"
+KEY_VARIABLES = ("ANTHROPIC_API_KEY", "OAIC_ANTHROPIC_API_KEY")
+URL_VARIABLES = ("ANTHROPIC_BASE_URL", "OAIC_ANTHROPIC_BASE_URL")
+
+_KEYLESS = "none"
+_LONGEST_MESSAGE = 400
+_INSTALL = "pip install 'corerun[anthropic]'"
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """One server. ``problem`` says in one line why it can't be called; empty: it can.
+
+    ``base_url`` is without the path ``/v1`` that the SDK adds.
+    """
+
+    provider: str
+    base_url: str
+    key: str = field(repr=False)
+    is_local: bool
+    problem: str = ""
+
+    def check(self) -> None:
+        """Raises `UsageError` for a missing key or a bad address, `EnvironmentRefused` without the SDK."""
+        is_installed = importlib.util.find_spec("anthropic") is not None
+        if self.problem:
+            hint = f"set {KEY_VARIABLES[0]}, or {URL_VARIABLES[0]} to a server on this machine"
+            raise UsageError(self.problem, hint=hint if is_installed else f"{hint}; then {_INSTALL}")
+        if not is_installed:
+            raise EnvironmentRefused(
+                f"the provider {self.provider!r} needs the package anthropic, which isn't installed",
+                hint=_INSTALL,
+            )
+
+    @property
+    def address(self) -> str:
+        """The base URL without a login; empty for one that is no address."""
+        if not _is_address(self.base_url):
+            return ""
+        parts = urlsplit(self.base_url)
+        return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+
+    def say(self, text: str) -> str:
+        """One line about this server for people: shortened, and without secrets."""
+        line = " ".join(redact(text).split())
+        if len(line) > _LONGEST_MESSAGE:
+            line = line[: _LONGEST_MESSAGE - 4] + " ..."
+        return f"{urlsplit(self.address).netloc}: {line}"
+
+
+def endpoint_of(connection: Connection) -> Endpoint:
+    """The server that ``connection`` names: its own fields first, then ``ANTHROPIC_*``, then ``OAIC_*``.
+
+    Never raises; see `Endpoint.problem`. A server on this machine or a private network needs no key.
+    """
+    environ = connection.environ
+    given_url = connection.base_url or next(filter(None, map(environ.get, URL_VARIABLES)), "")
+    key = connection.api_key or next(filter(None, map(environ.get, KEY_VARIABLES)), "")
+    remember(key)
+    url = (given_url or DEFAULT_BASE_URL).strip().rstrip("/")
+    url = url.removesuffix("/messages").removesuffix("/v1").rstrip("/")
+    is_local = _is_local(url)
+    problem = ""
+    if not _is_address(url):
+        problem = f"{URL_VARIABLES[0]} is not an http(s) address: {redact(url)!r}"
+    elif not key and not is_local:
+        problem = f"Missing {KEY_VARIABLES[0]} for provider {connection.provider!r}."
+    return Endpoint(connection.provider, url, key or _KEYLESS, is_local, problem)
+
+
+def _is_address(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
+
+
+def _is_local(url: str) -> bool:
+    if not _is_address(url):
+        return False
+    host = urlsplit(url).hostname or ""
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return host == "localhost" or host.endswith((".localhost", ".local"))
+    return address.is_loopback or address.is_private or address.is_link_local

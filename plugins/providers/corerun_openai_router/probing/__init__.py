@@ -1,0 +1,1 @@
+"""Finds out in a few requests what a server takes."""

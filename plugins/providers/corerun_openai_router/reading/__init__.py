@@ -1,0 +1,1 @@
+"""What a server said: an answer, a refusal, or why it gave none."""

@@ -1,0 +1,1 @@
+"""Where a server is, and how bytes get there and back."""

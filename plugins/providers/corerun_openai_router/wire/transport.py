@@ -1,0 +1,139 @@
+"""How one request reaches a server: the two ways, and what both hand back, unread and without a retry."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Protocol
+
+from corerun.errors import RequestRefused, Transient, UsageError
+from corerun.interfaces import Json
+from corerun_openai_router.wire.endpoint import Endpoint
+
+TRANSPORT = "CORERUN_TRANSPORT"
+"""The variable that picks the transport: ``direct`` (aiohttp, the default) or ``sdk`` (OpenAI's)."""
+CASSETTE = "CORERUN_CASSETTE"
+"""The variable that puts a file between router and server: ``record:PATH`` or ``replay:PATH``."""
+
+CONNECT_S = 5.0
+FIRST_BYTE_S = 300.0
+"""A server may think that long before the first byte of its answer's body."""
+BETWEEN_BYTES_S = 60.0
+MOST_CONNECTIONS = 1024
+"""Per event loop; the calls beyond wait, and no clock but the caller's deadline runs meanwhile."""
+LARGEST_ANSWER = 64 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """One HTTP answer of any status. Header names are in lower case."""
+
+    status: int
+    headers: Mapping[str, str] = field(default_factory=dict)
+    content: bytes = b""
+
+    @property
+    def text(self) -> str:
+        return self.content.decode("utf-8", "replace")
+
+    @property
+    def is_success(self) -> bool:
+        return 200 <= self.status < 300
+
+    def with_error(self, error: Json) -> Response:
+        """This answer with an ``error`` object found under a success status as its whole body.
+
+        Its status is the error's own code, if that is an HTTP status.
+        """
+        code = str(error.get("code", "")) if isinstance(error, dict) else ""
+        status = int(code) if code.isdecimal() and 400 <= int(code) < 600 else self.status
+        return replace(self, status=status, content=json.dumps({"error": error}).encode())
+
+
+@dataclass(frozen=True, slots=True)
+class Streamed:
+    """An HTTP answer of any status whose body is still coming. Header names are in lower case.
+
+    ``chunks`` raises `Transient` where the body breaks off.
+    """
+
+    status: int
+    headers: Mapping[str, str]
+    chunks: AsyncIterator[bytes]
+
+
+class Transport(Protocol):
+    """Sends requests to one server.
+
+    Every method raises `Transient` with one line, without keys, if no whole answer came. Cancelling
+    closes the connection, which tells the server to stop.
+    """
+
+    async def chat(self, body: Mapping[str, Json]) -> Response:
+        """``POST /chat/completions``."""
+        ...
+
+    async def models(self) -> Response:
+        """``GET /models``."""
+        ...
+
+    def stream(self, body: Mapping[str, Json]) -> AbstractAsyncContextManager[Streamed]:
+        """``POST /chat/completions``, handed out as it comes; leaving the block ends the answer."""
+        ...
+
+    async def aclose(self) -> None:
+        """Close the connections of the running event loop."""
+        ...
+
+
+def make_transport(endpoint: Endpoint, environ: Mapping[str, str]) -> Transport:
+    """The transport that ``CORERUN_TRANSPORT`` names, behind the cassette of ``CORERUN_CASSETTE``.
+
+    Raises `UsageError` if either variable has a bad value.
+    """
+    cassette = environ.get(CASSETTE, "").strip()
+    if not cassette:
+        return _named_transport(endpoint, environ)
+    from corerun_openai_router.wire.cassette import MODES, CassetteTransport
+
+    mode, _, path = cassette.partition(":")
+    if not path or mode not in MODES:
+        raise UsageError(
+            f"{cassette!r} is no cassette", where=CASSETTE, hint="use record:PATH or replay:PATH"
+        )
+    server = None if mode == "replay" else _named_transport(endpoint, environ)
+    return CassetteTransport(server, Path(path), mode)
+
+
+def _named_transport(endpoint: Endpoint, environ: Mapping[str, str]) -> Transport:
+    name = environ.get(TRANSPORT, "").strip().lower() or "direct"
+    if name == "direct":
+        from corerun_openai_router.wire.direct import DirectTransport
+
+        return DirectTransport(endpoint, environ)
+    if name == "sdk":
+        from corerun_openai_router.wire.sdk import SdkTransport
+
+        return SdkTransport(endpoint)
+    raise UsageError(f"unknown transport {name!r}", where=TRANSPORT, hint="use direct or sdk")
+
+
+def broken_connection(endpoint: Endpoint, reason: str) -> Transient:
+    """The error for a connection that failed or broke; ``reason`` says how."""
+    hint = f"is a server running at {endpoint.shown_url}?" if endpoint.is_local else ""
+    if "CERTIFICATE_VERIFY_FAILED" in reason:
+        hint = "set SSL_CERT_FILE to the certificate of the server's authority"
+    return Transient(endpoint.say(f"connection failed: {reason}"), hint=hint)
+
+
+def too_large(endpoint: Endpoint, limit: int) -> RequestRefused:
+    """The error for a body without end; ``limit`` is in bytes."""
+    return RequestRefused(endpoint.say(f"the answer is larger than {limit} bytes"))
+
+
+def too_slow(endpoint: Endpoint, seconds: float) -> Transient:
+    """The error for a server that went silent."""
+    return Transient(endpoint.say(f"no answer in time: silent for {seconds:g} s"))
