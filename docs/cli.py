@@ -30,7 +30,7 @@ stderr. Other commands print text on a terminal and JSON elsewhere (`--format js
 |---|---|
 | 0 | done |
 | 1 | the run failed, or a check has findings |
-| 2 | usage, configuration or bad input; a wrong key, an unknown model; missing artifacts under `--strict_artifacts` |
+| 2 | usage, configuration or bad input; a wrong key or model; missing artifacts under `--strict_artifacts` |
 | 3 | the environment refuses: no sandbox, a missing package, a lock that is held |
 | 4 | corrupt state, or an I/O error |
 | 5 | stopped at a limit of money, tokens, time or disk, or an empty account; can be resumed |

@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from corerun.errors import (
+    AuthFailed,
     BadAnswer,
     CallFailed,
     ContextTooLong,
@@ -112,7 +113,8 @@ def generated(loaded: loading.LoadedModel, text: str, max_tokens: int = 24, **op
     options.setdefault("do_sample", False)
     tokens = loaded.model.generate(**inputs, max_new_tokens=max_tokens, **options)[0]
     assert isinstance(tokens, torch.Tensor)
-    return tokenizer.decode(tokens[inputs.input_ids.shape[1] :], skip_special_tokens=True).rstrip("\ufffd")
+    answer = tokens[inputs.input_ids.shape[1] :]
+    return str(tokenizer.decode(answer, skip_special_tokens=True)).rstrip("\ufffd")
 
 
 async def collect(stream: AsyncIterator[Delta]) -> tuple[list[str], ChatReply]:
@@ -153,7 +155,8 @@ async def test_sampled_answers_are_those_of_generate(
 ) -> None:
     import torch
 
-    for options in ({"temperature": 1.0}, {"temperature": 0.7, "top_p": 0.8}):
+    ways: list[dict[str, Any]] = [{"temperature": 1.0}, {"temperature": 0.7, "top_p": 0.8}]
+    for options in ways:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(11)
             expected = generated(loaded, "Say it", do_sample=True, top_k=0, **options)
@@ -254,17 +257,29 @@ async def test_a_structured_question_is_answered_end_to_end(
     assert again.value == "Here"
 
 
+class Unwritten:
+    """A recorder that keeps nothing."""
+
+    def __init__(self) -> None:
+        self.answered: dict[str, Any] = {}
+
+    def emit(self, type: str, **data: Any) -> int:
+        return 0
+
+    def blob(self, data: bytes) -> str:
+        return "blob"
+
+
 def language_models(provider: TransformersProvider, name: str) -> Any:
     from corerun.llm.client import LanguageModels
     from corerun.llm.directory import ModelDirectory
     from corerun.llm.settings import LlmSettings
     from corerun.plugins import PluginManager
-    from tests.test_llm_client import Journal
 
     directory = ModelDirectory(PluginManager(), OFFLINE)
     directory.use("transformers", provider)
     return LanguageModels(
-        record=Journal(),
+        record=Unwritten(),
         directory=directory,
         roles={},
         default_model=name,
@@ -473,7 +488,7 @@ def test_rows_join_leave_and_end_without_changing_each_other(loaded: loading.Loa
         batch.step()
         first[0].job.future.cancel()
         batch.step()
-        assert [row.job for row in batch.rows] == [row.job for row in (*first[1:], *late)]
+        assert {id(row) for row in batch.rows} == {id(row) for row in (*first[1:], *late)}
         while batch.rows:
             batch.step()
     for done, text, size in ((first[1], "a", 12), (first[2], "What?", 30), (late[1], "river", 5)):
@@ -727,6 +742,31 @@ async def test_an_unreachable_hub_is_transient(monkeypatch: pytest.MonkeyPatch) 
     with pytest.raises(Transient, match="couldn't be loaded from the hub: no route") as caught:
         await provider.complete(request("org/model"), CONTEXT)
     assert "x" * 30 not in str(caught.value)
+    await provider.aclose()
+
+
+@pytest.mark.parametrize(
+    ("raised", "error", "message"),
+    [
+        ("GatedRepoError", AuthFailed, "only approved accounts"),
+        ("RepositoryNotFoundError", ModelNotFound, "nor a model on the hub"),
+        ("LocalEntryNotFoundError", Transient, "couldn't be loaded from the hub"),
+    ],
+)
+async def test_what_the_hub_refuses_is_told_apart(
+    monkeypatch: pytest.MonkeyPatch, raised: str, error: type[ModelError], message: str
+) -> None:
+    import huggingface_hub
+
+    kind = getattr(huggingface_hub.errors, raised)
+
+    def fail(*_: object, **__: object) -> None:
+        raise kind.__new__(kind, "as the hub says it")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fail)
+    provider = TransformersProvider(Connection("transformers", {}))
+    with pytest.raises(error, match=message):
+        await provider.complete(request("org/model"), CONTEXT)
     await provider.aclose()
 
 

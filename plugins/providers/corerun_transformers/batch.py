@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from corerun_transformers.loading import LoadedModel
 from corerun_transformers.row import Row
+
+MOST_PADDING = 0.25
+"""Prompts are read together where no more than this part of the longest is padding in another."""
+
+LEAST_PADDING = 16
+"""Tokens of padding that cost less than reading two prompts one after the other."""
 
 
 class Batch:
@@ -19,12 +25,16 @@ class Batch:
     """
 
     def __init__(self, loaded: LoadedModel) -> None:
+        from transformers import DynamicCache
+
         self.rows: list[Row] = []
         self._loaded = loaded
         accepted = inspect.signature(loaded.model.forward).parameters
         self._cache_name = "cache" if "cache" in accepted else "past_key_values"
         self._positions = "position_ids" in accepted
         self._last_only = {"logits_to_keep": 1} if "logits_to_keep" in accepted else {}
+        self._new_cache: Callable[[], Any] = lambda: DynamicCache(config=loaded.model.config)
+        self._joinable = _is_plain(self._new_cache())
         self._slots: list[Row | None] = []
         self._cache: Any = None
         self._mask: Any = None
@@ -33,12 +43,15 @@ class Batch:
     @property
     def open(self) -> bool:
         """Whether rows can join now."""
-        return not self.rows or _is_plain(self._cache)
+        return self._joinable or not self.rows
 
     def add(self, rows: Sequence[Row]) -> None:
         """Reads the prompts of ``rows`` and chooses the first token of each."""
+        for group in _of_like_length(rows) if self._joinable else [rows]:
+            self._read(group)
+
+    def _read(self, rows: Sequence[Row]) -> None:
         import torch
-        from transformers import DynamicCache
 
         longest = max(len(row.tokens) for row in rows)
         pads = [longest - len(row.tokens) for row in rows]
@@ -47,7 +60,7 @@ class Batch:
             [[0] * pad + row.tokens for pad, row in zip(pads, rows, strict=True)], device=device
         )
         mask = torch.tensor([[0] * pad + [1] * (longest - pad) for pad in pads], device=device)
-        cache = DynamicCache(config=self._loaded.model.config)
+        cache = self._new_cache()
         scores = self._forward(tokens, mask, (mask.cumsum(-1) - 1).clamp(min=0), cache)
         if self.rows:
             self._mask = torch.cat(_left_aligned(self._mask, mask, -1))
@@ -110,7 +123,7 @@ class Batch:
         self._slots, self.rows = slots, [row for row in slots if row is not None]
         if not self.rows:
             self.clear()
-        elif len(self.rows) < len(slots) and _is_plain(self._cache):
+        elif len(self.rows) < len(slots) and self._joinable:
             import torch
 
             kept = torch.tensor(
@@ -127,7 +140,19 @@ class Batch:
 def _is_plain(cache: Any) -> bool:
     from transformers.cache_utils import DynamicLayer
 
-    return all(type(layer) is DynamicLayer and layer.is_initialized for layer in cache.layers)
+    return bool(cache.layers) and all(type(layer) is DynamicLayer for layer in cache.layers)
+
+
+def _of_like_length(rows: Sequence[Row]) -> list[list[Row]]:
+    """``rows`` in groups that waste little on padding."""
+    groups: list[list[Row]] = []
+    for row in sorted(rows, key=lambda row: len(row.tokens)):
+        size = len(row.tokens)
+        if groups and size - len(groups[-1][0].tokens) <= max(LEAST_PADDING, MOST_PADDING * size):
+            groups[-1].append(row)
+        else:
+            groups.append([row])
+    return groups
 
 
 def _append(cache: Any, more: Any) -> None:

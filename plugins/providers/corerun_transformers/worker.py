@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import threading
 import time
 from collections import deque
@@ -19,7 +20,7 @@ WINDOW_S = 0.005
 
 MOST_ROWS = 8
 
-LONGEST_STEP_S = 30.0
+LONGEST_STEP_S = 10.0
 """How long closing waits: neither loading nor reading a long prompt can be interrupted."""
 
 
@@ -39,6 +40,8 @@ class ModelWorker:
         self.loaded = False
         self._inbox.put(job)
         self._thread = threading.Thread(target=self._run, name=f"corerun-{name}", daemon=True)
+        # An interpreter that ends while a thread is inside torch aborts the process.
+        atexit.register(self.close)
         self._thread.start()
 
     def submit(self, job: Job) -> bool:
@@ -73,6 +76,7 @@ class ModelWorker:
             self._over()
             for job in (*jobs, *self._waiting, *self._drained()):
                 job.fail(left)
+            atexit.unregister(self.close)
 
     def _serve(self, model: LoadedModel) -> list[Job]:
         """Answers jobs until the worker is closed; those that were being answered then."""
