@@ -14,8 +14,9 @@ from corerun.errors import RequestRefused, Transient, UsageError
 from corerun.interfaces import Connection, Json
 from corerun.redaction import remember
 from corerun_openai_router.wire.cassette import CassetteTransport
+from corerun_openai_router.wire.choice import make_transport
 from corerun_openai_router.wire.endpoint import endpoint_of
-from corerun_openai_router.wire.transport import Response, Streamed, make_transport
+from corerun_openai_router.wire.transport import Response, Streamed
 from tests.support.openai_server import OpenAIServer
 
 KEY = "sk-a-very-secret-key-0123456789"

@@ -17,9 +17,10 @@ import pytest
 from corerun.errors import RequestRefused, Transient, UsageError
 from corerun.interfaces import Connection
 from corerun_openai_router.wire import direct, sdk
+from corerun_openai_router.wire.choice import make_transport
 from corerun_openai_router.wire.direct import proxy_of
 from corerun_openai_router.wire.endpoint import Endpoint, endpoint_of
-from corerun_openai_router.wire.transport import Transport, make_transport
+from corerun_openai_router.wire.transport import Transport
 from tests.support.openai_server import OpenAIServer, fault
 
 KEY = "sk-a-very-secret-key-0123456789"

@@ -20,8 +20,9 @@ from corerun.interfaces import CallContext, ChatRequest, Connection, Message, Pr
 from corerun_bfts import answers
 from corerun_openai_router.probing.probe import probe
 from corerun_openai_router.provider import OpenAIRouter
+from corerun_openai_router.wire.choice import make_transport
 from corerun_openai_router.wire.endpoint import endpoint_of
-from corerun_openai_router.wire.transport import Response, make_transport
+from corerun_openai_router.wire.transport import Response
 from tests.support.answering_model import build_answering_model
 from tests.support.experiment_answers import DEPTH, STRUCTURED, TEXTS
 from tests.support.experiment_questions import structured_questions

@@ -13,8 +13,8 @@ from hypothesis import strategies as some
 from corerun.interfaces import Connection, ProbeRow
 from corerun_openai_router.probing.cases import CASES, LIMITS, PLAIN, Answer, judge_seeds
 from corerun_openai_router.probing.probe import probe
+from corerun_openai_router.wire.choice import make_transport
 from corerun_openai_router.wire.endpoint import endpoint_of
-from corerun_openai_router.wire.transport import make_transport
 from tests.support.openai_server import OpenAIServer, Reply, fault, forced_tool, hang_up, text, tool
 
 KEY = "sk-a-very-secret-key-0123456789"

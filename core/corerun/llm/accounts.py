@@ -11,6 +11,8 @@ from corerun.llm.budget import Budget, Reserve
 from corerun.llm.directory import ModelTarget
 from corerun.llm.ledger import CHARACTERS_PER_TOKEN, Ledger, settled
 
+_FREE = (Price(0.0, 0.0), "local")
+
 
 @dataclass(frozen=True, slots=True)
 class Bill:
@@ -39,12 +41,13 @@ class Accounts:
         unpriced: Callable[[str], None],
     ) -> None:
         self.ledger = ledger
-        self._budget = budget
+        self._budget = None if budget == Budget() else budget
         self._load_prices = prices
         self._prices: Mapping[str, Price] | None = None
         self._elapsed = elapsed
         self._unpriced = unpriced
         self._reserved: dict[str, Reserve] = {}
+        self._waiting = Reserve()
 
     def reserve(
         self, key: str, target: ModelTarget, provider: Provider, request: ChatRequest, characters: int
@@ -55,7 +58,7 @@ class Accounts:
         on money can't count a model without a price; ``unpriced`` is told of it.
         """
         budget = self._budget
-        if budget == Budget():
+        if budget is None:
             return
         prompt, completion = characters // CHARACTERS_PER_TOKEN, request.max_tokens or 0
         found = self.price(target, provider, target.model)
@@ -65,14 +68,19 @@ class Accounts:
         elif budget.usd is not None:
             self._unpriced(target.name)
         mine = Reserve(usd, prompt + completion)
-        waiting = [*self._reserved.values(), mine]
-        together = Reserve(sum(one.usd for one in waiting), sum(one.tokens for one in waiting))
+        together = Reserve(self._waiting.usd + mine.usd, self._waiting.tokens + mine.tokens)
         budget.check(self.ledger, self._elapsed(), together)
         self._reserved[key] = mine
+        self._waiting = together
 
     def release(self, key: str) -> None:
         """Call ``key`` is over: what was set aside for it is free again."""
-        self._reserved.pop(key, None)
+        mine = self._reserved.pop(key, None)
+        if mine is None:
+            return
+        left = Reserve(self._waiting.usd - mine.usd, self._waiting.tokens - mine.tokens)
+        # Rounding adds up, but not beyond the moment when nothing waits.
+        self._waiting = left if self._reserved else Reserve()
 
     def bill(self, target: ModelTarget, provider: Provider, reply: ChatReply, characters: int) -> Bill:
         """The cost of ``reply`` to a prompt of so many ``characters``."""
@@ -94,7 +102,7 @@ class Accounts:
         if target.price is not None:
             return target.price, "config"
         if provider.info.is_local:
-            return Price(0.0, 0.0), "local"
+            return _FREE
         own = getattr(provider, "price", None)
         price = None if own is None else own(model)
         if price is not None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import random
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import aclosing
@@ -20,6 +19,7 @@ from corerun.interfaces import (
     Event,
     Json,
     Provider,
+    ToolCall,
     Usage,
 )
 from corerun.llm.accounts import Accounts, Bill
@@ -165,8 +165,9 @@ class Calls:
             finally:
                 self._accounts.release(call.key)
         if self._cache is not None and call.cached is not None:
-            self._cache.keep(call.cached, self._presentable(reply))
-        reply = replace(reply, requests=reply.requests + attempts - 1)
+            self._cache.keep(call.cached, replace(reply, **_presentable(reply)))
+        if attempts > 1:
+            reply = replace(reply, requests=reply.requests + attempts - 1)
         return self._book(call, head, reply, self._bill(call, reply), attempts=attempts, latency_s=latency_s)
 
     def _ask(self, head: Mapping[str, Json], call: Call) -> None:
@@ -175,16 +176,6 @@ class Calls:
 
     def _bill(self, call: Call, reply: ChatReply) -> Bill:
         return self._accounts.bill(call.target, call.provider, reply, len(call.body))
-
-    def _presentable(self, reply: ChatReply) -> ChatReply:
-        """``reply`` as files can hold it and as everybody may see it."""
-        calls = tuple(replace(call, arguments=redact(printable(call.arguments))) for call in reply.tool_calls)
-        return replace(
-            reply,
-            text=redact(printable(reply.text)),
-            reasoning=redact(printable(reply.reasoning)),
-            tool_calls=calls,
-        )
 
     def _book(
         self,
@@ -199,9 +190,9 @@ class Calls:
     ) -> Answered:
         """Writes the answer down and adds it to the ledger; the reply as a replay would give it."""
         target = call.target
-        reply = self._presentable(reply)
         reply = replace(
             reply,
+            **_presentable(reply),
             model=reply.model or target.model,
             usage=bill.usage,
             degradations=(*call.dropped, *reply.degradations),
@@ -260,7 +251,7 @@ class Calls:
                 lane=self._lane(call.target),
                 ticket=ticket,
                 tokens=tokens,
-                rng=random.Random(f"{self._seed}:{call.key}"),
+                seed=f"{self._seed}:{call.key}",
                 retries=self._settings.retries,
                 max_wait_s=self._settings.max_wait_s,
                 seconds_left=seconds,
@@ -310,3 +301,14 @@ async def attempt(
             f"the provider {provider.info.name!r} broke: {summary}",
             hint="this is a fault of the provider's plugin",
         ) from error
+
+
+def _presentable(reply: ChatReply) -> dict[str, Any]:
+    """The texts of ``reply`` as files can hold them and as everybody may see them."""
+    return {
+        "text": redact(printable(reply.text)),
+        "reasoning": redact(printable(reply.reasoning)),
+        "tool_calls": tuple(
+            ToolCall(call.id, call.name, redact(printable(call.arguments))) for call in reply.tool_calls
+        ),
+    }

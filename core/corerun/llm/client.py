@@ -52,6 +52,7 @@ WARMER = 0.3
 AWAY_S = 60.0
 """How long a model that gave no answer is passed over where another one can be asked."""
 
+_NOTHING_SET = Role()
 _FALLS_BACK = (InfrastructureError, ModelUnusable, ContextTooLong, Unsupported)
 
 
@@ -169,34 +170,32 @@ class LanguageModels:
         good; `BudgetExceeded`; `EnvironmentRefused` when offline; other `ModelError` classes as the
         provider raised them.
         """
-        own = self._roles.get(role, Role())
-        asked = {"temperature": temperature, "max_tokens": max_tokens, **request_options}
-        base = ChatRequest(
-            model="",
-            messages=tuple(messages),
-            schema=None if schema is None else json_schema(schema),
-            schema_name="" if schema is None else model_name(schema),
-            tools=tuple(tools),
-        )
+        asked = {
+            "messages": tuple(messages),
+            "schema": None if schema is None else json_schema(schema),
+            "schema_name": "" if schema is None else model_name(schema),
+            "tools": tuple(tools),
+            "temperature": temperature,
+            "max_tokens": max_tokens,
+            **request_options,
+        }
         strict = strict or self._settings.strict
-        routes = self._routes(self._name(role), base, own, asked, strict=strict)
+        routes = self._routes(self._roles.get(role, _NOTHING_SET), asked, strict=strict)
         question = Question(role, purpose, node, strict, self._settings.deadline_s, on_delta)
         return await self._until_it_fits(question, routes, schema, parse, facts or {})
 
     def _name(self, role: str) -> str:
-        return self._roles.get(role, Role()).model or self._default_model
+        return self._roles.get(role, _NOTHING_SET).model or self._default_model
 
-    def _routes(
-        self, name: str, base: ChatRequest, own: Role, asked: Mapping[str, Any], *, strict: bool
-    ) -> list[_Route]:
-        """The model of that name and its fallbacks, each once.
+    def _routes(self, role: Role, asked: Mapping[str, Any], *, strict: bool) -> list[_Route]:
+        """The model of a role and its fallbacks, each once, with what each is asked.
 
         Models that aren't there offline are left out, and those that see nothing where another one
         sees; where none does, the images are. Raises the reason when none is left.
         """
         found: list[_Route] = []
         refused: list[str] = []
-        waiting, seen = [name], set[str]()
+        waiting, seen = [role.model or self._default_model], set[str]()
         while waiting:
             target = self._directory.target(waiting.pop(0))
             if target.name in seen:
@@ -207,13 +206,13 @@ class LanguageModels:
             if self._offline and not provider.info.is_local:
                 refused.append(target.name)
                 continue
-            found.append(_Route(target, provider, _with_options(base, target, own, asked)))
+            found.append(_Route(target, provider, _request(target, role, asked)))
         if not found:
             raise EnvironmentRefused(
                 f"CORERUN_OFFLINE is set and {refused[0]!r} isn't local",
                 hint="choose a local model such as recipes::default, or unset CORERUN_OFFLINE",
             )
-        if not has_images(base.messages):
+        if not has_images(asked["messages"]):
             return found
         seeing = [route for route in found if route.provider.info.vision is not False]
         return seeing or [_blinded(route, strict=strict) for route in found]
@@ -296,14 +295,15 @@ class LanguageModels:
         )
 
 
-def _with_options(base: ChatRequest, target: ModelTarget, own: Role, asked: Mapping[str, Any]) -> ChatRequest:
+def _request(target: ModelTarget, role: Role, asked: Mapping[str, Any]) -> ChatRequest:
     """The request to ``target``: the caller's options win over the role's, those over the alias's."""
-    options: dict[str, Any] = {}
+    fields = {**asked, "model": target.model, "extra": {**target.extra, **asked.get("extra", {})}}
     for name in ("temperature", "max_tokens", "top_p", "reasoning_effort"):
-        given = (asked.get(name), getattr(own, name), getattr(target.options, name))
-        options[name] = next((value for value in given if value is not None), None)
-    extra = {**target.extra, **asked.get("extra", {})}
-    return replace(base, model=target.model, **{**asked, **options, "extra": extra})
+        for value in (asked.get(name), getattr(role, name), getattr(target.options, name)):
+            if value is not None:
+                fields[name] = value
+                break
+    return ChatRequest(**fields)
 
 
 def _blinded(route: _Route, *, strict: bool) -> _Route:

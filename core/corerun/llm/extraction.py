@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from corerun.interfaces import ChatReply, Json
-from corerun.llm.jsontext import MAX_SPANS, fenced_blocks, parsed, repaired, scan
+from corerun.llm.jsontext import LENIENT, MAX_SPANS, fenced_blocks, parsed, repaired, scan
 from corerun.llm.structured import Problems, json_schema, model_name, validate
 
 MAX_CHARACTERS = 10_000_000
@@ -162,13 +162,12 @@ def _strict_objects(text: str) -> Iterator[Json]:
 
     Work is bounded by a multiple of the text's length, failed tries included.
     """
-    decoder = json.JSONDecoder(strict=False, parse_constant=lambda _: None)
     budget = WORK_PER_CHARACTER * len(text)
     start = _OBJECT.search(text)
     while start is not None and budget > 0:
         position = start.start() + 1
         try:
-            data, position = decoder.raw_decode(text, start.start())
+            data, position = LENIENT.raw_decode(text, start.start())
         except json.JSONDecodeError as error:
             # The error counts the lines before it, at about 64 characters in the time of one step.
             budget -= error.pos - start.start() + error.pos // 64 + 1

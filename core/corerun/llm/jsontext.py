@@ -11,6 +11,9 @@ from corerun.interfaces import Json
 
 MAX_SPANS = 64
 
+LENIENT = json.JSONDecoder(strict=False, parse_constant=lambda _: None)
+"""Reads JSON with line breaks in its strings; NaN and infinities become null."""
+
 _STRUCTURE = re.compile(r'\\.|["{}\[\]]', re.DOTALL)
 _LITERALS = {"True": "true", "False": "false", "None": "null", "undefined": "null", "NaN": "null"}
 _TOKEN = re.compile(
@@ -42,7 +45,7 @@ class Scan:
 def parsed(text: str) -> tuple[Json, bool]:
     """JSON read from a whole text and True, or None and False; NaN and infinities become null."""
     try:
-        return json.loads(text, strict=False, parse_constant=lambda _: None), True
+        return LENIENT.decode(text), True
     except (ValueError, RecursionError):
         return None, False
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
 
 from corerun.interfaces import ChatReply
 from corerun.llm.directory import Pace
@@ -37,15 +36,9 @@ class Lane:
         self._opened.set()
         self._failures: list[float] = []
 
-    @asynccontextmanager
-    async def place(self) -> AsyncIterator[object]:
-        """A place in the lane; the ticket names its holder."""
-        async with self._places:
-            ticket = object()
-            try:
-                yield ticket
-            finally:
-                self._open(ticket)
+    def place(self) -> Place:
+        """A place in the lane, to be held by ``async with``."""
+        return Place(self._places, self._open)
 
     async def admit(self, tokens: int) -> None:
         """Waits until one more request of about ``tokens`` fits into the rates, and books it."""
@@ -103,3 +96,19 @@ class Lane:
         if self._probe is ticket:
             self._probe = None
             self._opened.set()
+
+
+class Place:
+    """A place in a lane, given back at the end of the block; it is its holder's ticket."""
+
+    def __init__(self, places: asyncio.Semaphore, leave: Callable[[object], None]) -> None:
+        self._places = places
+        self._leave = leave
+
+    async def __aenter__(self) -> Place:
+        await self._places.acquire()
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        self._leave(self)
+        self._places.release()

@@ -14,6 +14,9 @@ RAW_ANSWER_CHARACTERS = 4000
 MAX_PROBLEMS = 10
 IMAGE_OMITTED = "[image omitted]"
 
+_canonical = json.JSONEncoder(ensure_ascii=False, sort_keys=True, separators=(",", ":")).encode
+_compact = json.JSONEncoder(separators=(",", ":")).encode
+
 
 def system(text: str) -> Message:
     """A system turn."""
@@ -86,8 +89,7 @@ def request_json(request: ChatRequest) -> Json:
 
 def request_bytes(request: ChatRequest) -> bytes:
     """`request_json` as UTF-8: what is hashed, and what is kept as the prompt's blob."""
-    text = json.dumps(request_json(request), ensure_ascii=False, sort_keys=True, separators=(",", ":"))
-    return text.encode("utf-8", "replace")
+    return _canonical(request_json(request)).encode("utf-8", "replace")
 
 
 def call_key(node: str | None, purpose: str, n: int, request: ChatRequest | bytes) -> str:
@@ -97,7 +99,7 @@ def call_key(node: str | None, purpose: str, n: int, request: ChatRequest | byte
     distinct calls, and calls that run side by side find their own answers whatever their order.
     """
     body = request if isinstance(request, bytes) else request_bytes(request)
-    head = json.dumps([node, purpose, n], separators=(",", ":")).encode()
+    head = _compact([node, purpose, n]).encode()
     return hashlib.sha256(head + b"\n" + body).hexdigest()
 
 

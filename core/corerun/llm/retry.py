@@ -33,7 +33,7 @@ async def with_retries(
     lane: Lane,
     ticket: object,
     tokens: int,
-    rng: random.Random,
+    seed: str,
     retries: int,
     max_wait_s: float,
     seconds_left: float,
@@ -42,7 +42,8 @@ async def with_retries(
 ) -> tuple[ChatReply, int]:
     """The reply and the number of attempts, within ``seconds_left``. Only `Transient` is tried again.
 
-    The first attempt is admitted to ``lane`` already; ``tokens`` is what each may use. Raises
+    The first attempt is admitted to ``lane`` already; ``tokens`` is what each may use, ``seed`` that of
+    the chance in the waits. Raises
     `InfrastructureError` when the attempts or the time are used up, and when the server wants a
     longer wait than ``max_wait_s``.
     """
@@ -51,6 +52,7 @@ async def with_retries(
         raise InfrastructureError(too_late)
     deadline = clock() + seconds_left
     failures = 0
+    rng: random.Random | None = None
     try:
         async with asyncio.timeout(seconds_left) as scope:
             while True:
@@ -62,6 +64,7 @@ async def with_retries(
                     reply = await send()
                 except Transient as error:
                     failures += 1
+                    rng = rng or random.Random(seed)  # slow to seed, and most calls need none
                     pause = lane.failed(ticket, limited=error.retry_after is not None)
                     wait = max(pause, wait_before_retry(failures, error.retry_after, rng))
                     if failures > retries:

@@ -10,7 +10,7 @@ from corerun.redaction.known import HIDDEN
 # A word may begin after anything that isn't part of one, and after an escape of JSON.
 _START = r"(?:(?<![A-Za-z0-9_{more}-]{word})|(?<=\\[bfnrt]{word})|(?<=\\u[0-9a-f]{{4}}{word}))"
 # Words that hyphens join are no key: five capitals, digits or stars are, or one long run.
-_RANDOM = r"(?=(?:[a-z_-]*[A-Z0-9*]){5}|[A-Za-z0-9_-]*?[A-Za-z0-9]{16})"
+_RANDOM = r"(?=(?:[a-z_-]*[A-Z0-9*]){{5}}|[A-Za-z0-9_-]*?[A-Za-z0-9]{{{run}}})"
 _NO_WORD = r"(?=[a-z]*[A-Z0-9])"
 
 _BREAK = r"(?:\s|\\+[nrt])+"
@@ -45,9 +45,9 @@ def _patterns() -> tuple[tuple[str, re.Pattern[str], str], ...]:
     """
     dash = "|".join(
         (
-            rf"{_after('sk-')}{_RANDOM}[A-Za-z0-9_*-]{{8,}}",
-            rf"{_after('xai-')}{_RANDOM}[A-Za-z0-9_*-]{{16,}}",
-            rf"{_after('xox[abceprs]-')}{_RANDOM}[A-Za-z0-9*-]{{10,}}",
+            rf"{_after('sk-')}{_RANDOM.format(run=12)}[A-Za-z0-9_*-]{{8,}}",
+            rf"{_after('xai-')}{_RANDOM.format(run=16)}[A-Za-z0-9_*-]{{16,}}",
+            rf"{_after('xox[abceprs]-')}{_RANDOM.format(run=16)}[A-Za-z0-9*-]{{10,}}",
             rf"{_after('glpat-')}{_NO_WORD}[A-Za-z0-9_*-]{{16,}}",
             _PEM,
         )

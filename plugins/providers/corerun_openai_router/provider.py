@@ -27,8 +27,8 @@ from corerun_openai_router.exchange import Exchange, Manners
 from corerun_openai_router.learning.caps import CapsStore
 from corerun_openai_router.learning.knowledge import Knowledge, fact_of, pins_of
 from corerun_openai_router.reading.failure import classify
+from corerun_openai_router.wire.choice import make_transport
 from corerun_openai_router.wire.endpoint import endpoint_of
-from corerun_openai_router.wire.transport import make_transport
 
 _log = logging.getLogger("corerun.openai_router")
 _CLOSEST_MODELS = 5

@@ -44,6 +44,8 @@ async def draw(
         data["plot_output"] = problem
     if sees(lab):
         data |= await _look(lab, node, prompts, data["plot_files"])
+    elif lab.settings.agent.vision != "off" and lab.run.provider_info("vision").kind == "model":
+        _tell_of_blindness(lab, "its model takes no images")
     return data
 
 
@@ -109,11 +111,15 @@ async def _look(lab: Laboratory, node: Node, prompts: Prompts, paths: list[str])
 
 def _blind(lab: Laboratory, reason: str) -> dict[str, Any]:
     """Nobody saw the plots, and from now on nobody is asked to."""
+    _tell_of_blindness(lab, reason)
+    return {"vision": "degraded"}
+
+
+def _tell_of_blindness(lab: Laboratory, reason: str) -> None:
     if not lab.run.noted("vision_degraded"):
         lab.run.note("vision_degraded", True)
         lab.run.emit(kinds.DEGRADED, model="vision", feature="vision", reason=reason)
-        lab.run.warn(f"vision is degraded, plots are not looked at any more: {reason}")
-    return {"vision": "degraded"}
+        lab.run.warn(f"vision is degraded, nobody looks at plots from here on: {reason}")
 
 
 async def _selected(lab: Laboratory, node: Node, prompts: Prompts, paths: list[str]) -> list[str]:
