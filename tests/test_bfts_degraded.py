@@ -6,7 +6,7 @@ import itertools
 import json
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -131,7 +131,7 @@ def test_000_45_the_run_says_that_nobody_looked_at_the_plots(switched_off: Story
 
 def test_000_45_the_log_holds_what_was_learned_and_no_key(switched_off: Story) -> None:
     log = (switched_off.directory / "run.log").read_text()
-    assert "test-model: learned channel.json_object: yes" in log
+    assert "gpt-4o-mini: learned channel.json_object: yes" in log
     assert switched_off.has_no_key()
 
 
@@ -203,7 +203,7 @@ def test_a_run_gets_by_without_everything_that_can_be_given_up(refused: tuple[St
     assert cold.succeeded()
     told = {row["feature"]: row["reason"] for row in cold.manifest["degradations"]}
     assert {feature: words for feature, words in SAID.items() if words not in told.get(feature, "")} == {}
-    assert {row["model"] for row in cold.manifest["degradations"]} == {"full"}
+    assert told["vision"] == "the images were left out on their way to the model"
     assert cold.manifest["reproducible"] is False
     seen = Counter(feature for body in cold.bodies for feature in STINGY.refused(body)[:1])
     # Calls that are under way at once may each hear the same refusal.
@@ -307,7 +307,8 @@ def test_000_52_each_model_is_spoken_to_in_the_way_that_it_takes(qwen: tuple[Sto
     story, _ = qwen
     shown = [body for body in story.bodies if images(body)]
     assert shown and {body["model"] for body in shown} == {"qwen3-vl-plus"}
-    assert {node["data"]["vision"] for node in story.of("node_done")} <= {"ok", None}
+    looked = {node["data"]["vision"] for node in story.of("node_done") if node["data"]["op"] != "seed"}
+    assert looked == {"ok"}
     for model, vendor in QWEN.items():
         refusals = [vendor.refused(body) for body in story.bodies if body["model"] == model]
         assert sum(map(bool, refusals)) <= 2 * len(vendor.refuses), model
@@ -361,9 +362,7 @@ def accounts(tmp_path_factory: pytest.TempPathFactory) -> tuple[Story, Story]:
     def answer(body: dict[str, Any]) -> Any:
         if body["model"] == "retired":
             return error("The model `retired` does not exist", 404, code="model_not_found")
-        details = {"prompt_tokens_details": {"cached_tokens": 8}}
-        reply = blind.judge(body) or researcher(body)
-        return replace(reply, top={**reply.top}) if isinstance(reply, Reply) and not details else reply
+        return blind.judge(body) or researcher(body)
 
     caches = {"XDG_CACHE_HOME": str(tmp_path_factory.mktemp("cache"))}
     with serve_in_thread(answer) as server:
@@ -403,18 +402,15 @@ def test_000_30_token_files_hold_what_the_server_counted(accounts: tuple[Story, 
     story = accounts[which]
     assert story.succeeded()
     files = tracked(story)
-    served = {"writer": "big", "looker": "small"}
-    assert set(files) == set(served)
-    for alias, model in served.items():
-        counted = story.usage.get(model, {"prompt_tokens": 0, "completion_tokens": 0})
-        tokens = files[alias]["tokens"]
-        assert (tokens["prompt"], tokens["completion"]) == (
-            counted["prompt_tokens"],
-            counted["completion_tokens"],
-        ), alias
-    tokens = files["writer"]["tokens"]
+    assert files.keys() == {"big", "small"}
+    for model, row in files.items():
+        counted = story.usage[model]
+        assert row["tokens"]["prompt"] == counted["prompt_tokens"], model
+        assert row["tokens"]["completion"] == counted["completion_tokens"], model
+        assert not row["estimated_tokens"] and not row["unpriced"]
+    tokens = files["big"]["tokens"]
     cost = (2.0 * tokens["prompt"] + 8.0 * tokens["completion"]) / 1e6
-    assert files["writer"]["cost (USD)"] == pytest.approx(cost)
+    assert files["big"]["cost (USD)"] == pytest.approx(cost)
     answered = story.of("call_answered")
     assert sum(row["calls"] for row in files.values()) == len(answered) == story.manifest["cost"]["calls"]
     told = json.loads((story.directory / "token_tracker_interactions.json").read_text())

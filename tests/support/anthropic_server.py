@@ -5,14 +5,13 @@ from __future__ import annotations
 import asyncio
 import inspect
 import json
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 from tests.support.anthropic_rules import Broken, check_body
-from tests.support.openai_server import Delay, Fault, Request, fault
+from tests.support.http_server import Delay, Fault, HttpServer, Request, fault, in_thread
 
 CHARACTERS_PER_TOKEN = 4
 KEY = "sk-ant-a-very-secret-key-0123456789"
@@ -56,29 +55,23 @@ def refuse(message: str) -> Fault:
     return api_error(400, "invalid_request_error", message)
 
 
-class AnthropicServer:
-    """An asynchronous context manager: the server listens inside the block.
-
-    ``requests`` holds everything that came, ``bodies`` those of messages, ``refused`` what the rules
+class AnthropicServer(HttpServer):
+    """See `HttpServer`. ``bodies`` are those of messages, ``refused`` is what the rules
     refused (a test of good requests finds it empty), ``events`` all events and ``messages`` all whole
     messages that were sent. An exception of ``answer`` is answered with status 501 and raised at the
     end of the block.
     """
 
     def __init__(self, answer: Answer, *, models: Sequence[str] = ("claude-x",), key: str = KEY) -> None:
+        super().__init__()
         self._answer = answer
         self._models = tuple(models)
         self._key = key
-        self._server: asyncio.Server | None = None
-        self._connections: set[asyncio.Task[None]] = set()
-        self.port = 0
-        self.requests: list[Request] = []
         self.refused: list[str] = []
         self.events: list[dict[str, Any]] = []
         self.messages: list[dict[str, Any]] = []
         self.usage = {"input_tokens": 0, "output_tokens": 0}
         self.left = 0
-        self.errors: list[Exception] = []
 
     @property
     def base_url(self) -> str:
@@ -92,60 +85,9 @@ class AnthropicServer:
         """The variables that point Anthropic's provider here."""
         return {"ANTHROPIC_BASE_URL": self.base_url, "ANTHROPIC_API_KEY": key}
 
-    async def __aenter__(self) -> AnthropicServer:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
-        self.port = self._server.sockets[0].getsockname()[1]
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        assert self._server is not None
-        self._server.close()
-        for task in tuple(self._connections):
-            task.cancel()
-        await asyncio.gather(*self._connections, return_exceptions=True)
-        await self._server.wait_closed()
-        if self.errors:
-            raise self.errors[0]
-
-    # ------------------------------------------------------------------------------- connections
-
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._connections.add(task)
-        try:
-            while await self._exchange(reader, writer):
-                pass
-        except (ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
-            pass  # the client left, or the test is over
-        finally:
-            self._connections.discard(task)
-            writer.close()
-
-    async def _exchange(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
-        """One request and its answer; whether the connection stays open."""
-        line = (await reader.readline()).decode("latin-1").split()
-        if len(line) < 2:
-            return False
-        headers: dict[str, str] = {}
-        while header := (await reader.readline()).decode("latin-1").strip():
-            name, _, value = header.partition(":")
-            headers[name.lower()] = value.strip()
-        raw = await reader.readexactly(int(headers.get("content-length", "0")))
-        request = Request(line[0], line[1], headers, json.loads(raw) if raw else None)
-        self.requests.append(request)
-        answer = await self._respond(request, reader)
-        if isinstance(answer, Said):
-            return await self._stream(answer, request.body, writer)
-        if answer.silent:
-            return False
-        head = {"content-type": "application/json", **answer.headers, "content-length": str(len(answer.body))}
-        lines = [f"HTTP/1.1 {answer.status} Status", *(f"{name}: {value}" for name, value in head.items())]
-        writer.write("\r\n".join(lines).encode("latin-1") + b"\r\n\r\n" + answer.body[: answer.send])
-        await writer.drain()
-        return answer.send is None
-
-    async def _respond(self, request: Request, reader: asyncio.StreamReader) -> Said | Fault:
+    async def respond(
+        self, request: Request, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> Fault | bool:
         refusal = self._check_headers(request)
         if refusal is not None:
             return refusal
@@ -169,10 +111,12 @@ class AnthropicServer:
                     answer = answer.reply
                 else:
                     answer = await answer
-            answer = answer if isinstance(answer, Fault) else as_said(answer, request.body)
-            if isinstance(answer, Said) and answer.whole:
-                return fault(200, self._message(answer, request.body))
-            return answer
+            if isinstance(answer, Fault):
+                return answer
+            said = as_said(answer, request.body)
+            if said.whole:
+                return fault(200, self._message(said, request.body))
+            return await self._stream(said, request.body, writer)
         except ConnectionError:
             raise
         except Exception as error:
@@ -319,17 +263,5 @@ def as_said(answer: Any, body: dict[str, Any]) -> Said:
 @contextmanager
 def serve_in_thread(answer: Answer, *, models: Sequence[str] = ("claude-x",)) -> Iterator[AnthropicServer]:
     """The same server in a thread of its own, for tests whose clients are other processes."""
-    server = AnthropicServer(answer, models=models)
-    loop = asyncio.new_event_loop()
-    thread = threading.Thread(target=loop.run_forever, daemon=True)
-    thread.start()
-    try:
-        asyncio.run_coroutine_threadsafe(server.__aenter__(), loop).result(10)
-        try:
-            yield server
-        finally:
-            asyncio.run_coroutine_threadsafe(server.__aexit__(), loop).result(10)
-    finally:
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join(10)
-        loop.close()
+    with in_thread(AnthropicServer(answer, models=models)) as server:
+        yield server

@@ -129,7 +129,8 @@ class LanguageModels:
 
     def provider_info(self, role: str) -> ProviderInfo:
         """Facts about the provider that answers for ``role``, e.g. whether it sees images."""
-        return self._directory.provider(self._name(role)).info
+        name = self._roles.get(role, _NOTHING_SET).model or self._default_model
+        return self._directory.provider(name).info
 
     def forget(self, node: str) -> None:
         """Starts a node's counts again, so that its next attempt is given the answers of the last."""
@@ -180,22 +181,20 @@ class LanguageModels:
             **request_options,
         }
         strict = strict or self._settings.strict
-        routes = self._routes(self._roles.get(role, _NOTHING_SET), asked, strict=strict)
+        own = self._roles.get(role, _NOTHING_SET)
+        routes = self._routes(own.model or self._default_model, own, asked, strict=strict)
         question = Question(role, purpose, node, strict, self._settings.deadline_s, on_delta)
         return await self._until_it_fits(question, routes, schema, parse, facts or {})
 
-    def _name(self, role: str) -> str:
-        return self._roles.get(role, _NOTHING_SET).model or self._default_model
-
-    def _routes(self, role: Role, asked: Mapping[str, Any], *, strict: bool) -> list[_Route]:
-        """The model of a role and its fallbacks, each once, with what each is asked.
+    def _routes(self, name: str, own: Role, asked: Mapping[str, Any], *, strict: bool) -> list[_Route]:
+        """The model of that name and its fallbacks, each once, with the request that each would get.
 
         Models that aren't there offline are left out, and those that see nothing where another one
         sees; where none does, the images are. Raises the reason when none is left.
         """
         found: list[_Route] = []
         refused: list[str] = []
-        waiting, seen = [role.model or self._default_model], set[str]()
+        waiting, seen = [name], set[str]()
         while waiting:
             target = self._directory.target(waiting.pop(0))
             if target.name in seen:
@@ -206,7 +205,7 @@ class LanguageModels:
             if self._offline and not provider.info.is_local:
                 refused.append(target.name)
                 continue
-            found.append(_Route(target, provider, _request(target, role, asked)))
+            found.append(_Route(target, provider, _request(target, own, asked)))
         if not found:
             raise EnvironmentRefused(
                 f"CORERUN_OFFLINE is set and {refused[0]!r} isn't local",
@@ -295,11 +294,11 @@ class LanguageModels:
         )
 
 
-def _request(target: ModelTarget, role: Role, asked: Mapping[str, Any]) -> ChatRequest:
+def _request(target: ModelTarget, own: Role, asked: Mapping[str, Any]) -> ChatRequest:
     """The request to ``target``: the caller's options win over the role's, those over the alias's."""
     fields = {**asked, "model": target.model, "extra": {**target.extra, **asked.get("extra", {})}}
     for name in ("temperature", "max_tokens", "top_p", "reasoning_effort"):
-        for value in (asked.get(name), getattr(role, name), getattr(target.options, name)):
+        for value in (asked.get(name), getattr(own, name), getattr(target.options, name)):
             if value is not None:
                 fields[name] = value
                 break

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from corerun.interfaces import Event, Json, Usage
 from corerun.runs import events as records
@@ -120,8 +120,7 @@ def settled(usage: Usage, prompt_characters: int, answer_characters: int) -> Usa
     if not completion and answer_characters:
         completion, estimated = -(-answer_characters // CHARACTERS_PER_TOKEN), True
     cost = usage.cost_usd
-    return replace(
-        usage,
+    return Usage(
         prompt=prompt,
         completion=completion,
         reasoning=min(_count(usage.reasoning), completion),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from itertools import chain
 from pathlib import Path
 
 from corerun.errors import ConfigError
@@ -48,8 +49,8 @@ def price_of(
     for separator in ("::", "/"):
         if separator in names[-1]:
             names.append(names[-1].split(separator, 1)[1])
-    names += [_DATE_SUFFIX.sub("", name) for name in reversed(names)]
-    for name in names:
+    dateless = (_DATE_SUFFIX.sub("", name) for name in reversed(names))
+    for name in chain(names, dateless):
         if name in prices:
             return prices[name], name
     return None

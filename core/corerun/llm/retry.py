@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 from collections.abc import Awaitable, Callable
 
@@ -13,6 +14,8 @@ from corerun.llm.lane import Lane
 BASE_S = 0.5
 GROWTH = 4.0
 CAP_S = 30.0
+
+_log = logging.getLogger("corerun.models")
 
 
 def wait_before_retry(failures: int, wish: float | None, rng: random.Random) -> float:
@@ -74,6 +77,7 @@ async def with_retries(
                     elif clock() + wait >= deadline:
                         why = f"no time is left to wait {wait:.1f} s for the model"
                     else:
+                        _log.info("try %d of %d in %.1f s: %s", failures + 1, retries + 1, wait, error.message)
                         await sleep(wait)
                         continue
                     raise InfrastructureError(f"{why}: {error.message}", hint=error.hint) from error

@@ -58,9 +58,11 @@ class OpenAIRouter:
                 accepted.difference_update(facts)
         debug = true_value(environ.get("OAIC_DEBUG"))
         self._vision = False if known.IMAGES in pins else None
+        self._wall_clock = wall_clock
+        self._store = CapsStore.of(environ)
         self._knowledge = Knowledge(
             self._endpoint.base_url,
-            CapsStore.of(environ),
+            self._store,
             pins=pins,
             accepted=accepted,
             debug=debug,
@@ -135,12 +137,18 @@ class OpenAIRouter:
         return [item["id"] for item in items if isinstance(item, dict) and isinstance(item.get("id"), str)]
 
     def learned(self, model: str | None = None) -> Sequence[Mapping[str, Json]]:
-        """What is known of the server's models: declared, refused, ignored and honoured features."""
-        return self._knowledge.rows(model)
+        """What is known of ``model``: declared, refused, ignored and honoured features. None: of all
+        models, those of other servers too."""
+        if model is not None:
+            return self._knowledge.rows(model)
+        return [row for knowledge in self._all_knowledge() for row in knowledge.rows(None)]
 
     def forget(self, model: str | None = None) -> int:
-        """Drop what was learned, for this and other processes. How many facts there were."""
-        return self._knowledge.forget(model)
+        """Drop what was learned of ``model``, or as `learned` of all, for this and other processes. How
+        many facts there were."""
+        if model is not None:
+            return self._knowledge.forget(model)
+        return sum(knowledge.forget(None) for knowledge in self._all_knowledge())
 
     async def probe(self, model: str) -> Sequence[ProbeRow]:
         """Ask the server for everything that it may take or not, and report. Nothing is learned."""
@@ -152,6 +160,14 @@ class OpenAIRouter:
     async def aclose(self) -> None:
         """Close the connections of the running event loop."""
         await self._transport.aclose()
+
+    def _all_knowledge(self) -> list[Knowledge]:
+        others = [url for url in self._store.servers() if url != self._endpoint.base_url]
+        clock = self._wall_clock
+        return [
+            self._knowledge,
+            *(Knowledge(url, self._store, pins={}, accepted=(), wall_clock=clock) for url in others),
+        ]
 
     async def _closest(self, model: str) -> str:
         try:

@@ -84,6 +84,12 @@ class CapsStore:
         found = self._do(lambda file: file.execute(query, (base_url,)).fetchall())
         return [name for (name,) in found or ()]
 
+    def servers(self) -> list[str]:
+        """The addresses of which something is known."""
+        query = "SELECT DISTINCT base_url FROM caps ORDER BY base_url"
+        found = self._do(lambda file: file.execute(query).fetchall())
+        return [base_url for (base_url,) in found or ()]
+
     def save(self, base_url: str, model: str, rows: Iterable[Row]) -> None:
         """Write rows over what is known of the same facts; the first time stays, hits are added up."""
         values = [

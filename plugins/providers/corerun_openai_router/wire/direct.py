@@ -125,6 +125,8 @@ class DirectTransport:
             return broken_connection(self._endpoint, f"no connection within {CONNECT_S:g} s")
         if isinstance(error, TimeoutError):
             return too_slow(self._endpoint, FIRST_BYTE_S)
+        if isinstance(error, aiohttp.ClientConnectorError) and not isinstance(error, aiohttp.ClientSSLError):
+            return broken_connection(self._endpoint, _plain(error.os_error), was_reached=False)
         # Without a number, aiohttp couldn't write to a kept connection that the server had closed.
         is_closed = isinstance(error, aiohttp.ClientOSError) and error.errno is None
         if is_closed or isinstance(error, aiohttp.ServerDisconnectedError):
@@ -208,6 +210,13 @@ def proxy_of(base_url: str, environ: Mapping[str, str]) -> URL | None:
             hint="name an http proxy, or list the server's host in NO_PROXY",
         )
     return proxy
+
+
+def _plain(error: OSError) -> str:
+    """The system's words for why there is no connection, such as ``Connection refused``."""
+    if error.errno in errno.errorcode and not isinstance(error, socket.gaierror):
+        return os.strerror(error.errno) if "Connect call failed" in str(error) else str(error.strerror)
+    return f"{error.strerror or error}"
 
 
 def _headers(response: aiohttp.ClientResponse) -> dict[str, str]:
