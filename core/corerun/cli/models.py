@@ -213,6 +213,7 @@ def _read(
     from corerun.llm.accounts import Accounts
     from corerun.llm.budget import Budget
     from corerun.llm.ledger import Ledger
+    from corerun.llm.models import true_value
     from corerun.llm.prices import load_prices, user_prices_file
     from corerun.redaction import remember_environment
 
@@ -222,6 +223,8 @@ def _read(
     for line in read_env_file((config_file.parent if config_file else Path()) / ".env", environ):
         click.echo(f"corerun: {line}", err=True)
     remember_environment(environ)
+    if true_value(environ.get("OAIC_DEBUG")):
+        _show_log()
     _, directory = read_models(
         state.manager, environ, Path.cwd(), config_file=config_file, models_file=models_file
     )
@@ -233,6 +236,25 @@ def _read(
         unpriced=lambda model: None,
     )
     return environ, directory, accounts
+
+
+def _show_log() -> None:
+    """Write what happens to stderr until the command ends, as a run writes it to its log."""
+    import logging
+
+    from corerun.redaction.logs import CleanFormatter
+
+    handler, log = logging.StreamHandler(), logging.getLogger("corerun")
+    handler.setFormatter(CleanFormatter("%(name)s: %(message)s"))
+    level = log.level
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+
+    def end() -> None:
+        log.removeHandler(handler)
+        log.setLevel(level)
+
+    click.get_current_context().call_on_close(end)
 
 
 async def _try(

@@ -18,6 +18,8 @@ from corerun.errors import EnvironmentRefused, UsageError
 
 COMMON: tuple[tuple[str, str, str], ...] = (
     ("model", "model", "model for every role without one: ID, PROVIDER::ID or ollama/ID"),
+    ("models_file", "models_file", "file whose `models:` are read as aliases"),
+    ("strict_params", "llm.strict_params", "a parameter that a server refuses is an error"),
     ("strategy", "strategy", "search strategy, a component name"),
     ("workers", "workers", "programs at once"),
     ("in_flight", "in_flight", "expansions under way"),
@@ -66,6 +68,11 @@ def _job_options(ctx: click.Context) -> list[click.Parameter]:
     options: list[click.Parameter] = []
     for name, key, text in COMMON:
         field = _field(config.Settings, key.split("."))
+        if field.annotation is bool:
+            options.append(
+                click.Option([*_spellings(name), f"common__{name}"], is_flag=True, default=None, help=text)
+            )
+            continue
         default = "" if field.default in (None, "") or key == "out_root" else f"  [default: {field.default}]"
         options.append(click.Option([*_spellings(name), f"common__{name}"], help=text + default))
     job = _job_name(ctx)

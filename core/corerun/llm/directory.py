@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from corerun.errors import UsageError
 from corerun.interfaces import Connection, Json, Price, Provider, ProviderInfo, Role
-from corerun.llm.models import ModelString, environment_key, parse_model
+from corerun.llm.models import DEFAULT_PROVIDER, ModelString, environment_key, parse_model
 from corerun.plugins import PluginManager
 from corerun.redaction import redact
 
@@ -46,6 +47,9 @@ COMPATIBLE = frozenset(
     )
 )
 """Values of ``api_type`` that are known to speak OpenAI's protocol."""
+
+_NEAR = 0.8
+"""How alike two names are, of 1, so that one may be a slip for the other."""
 
 _log = logging.getLogger("corerun.models")
 
@@ -146,11 +150,17 @@ class ModelDirectory:
         self._providers.clear()
 
     def check(self, name: str) -> ProviderInfo:
-        """Facts about a model's provider; raises if keys or addresses are missing."""
+        """Facts about a model's provider; raises if keys or addresses are missing, and names an alias or
+        provider that was probably meant."""
         provider = self.provider(name)
         check = getattr(provider, "check", None)
         if check is not None:
-            check()
+            try:
+                check()
+            except UsageError as error:
+                meant = self._probably_meant(name)
+                error.hint = f"did you mean {meant!r}? Else {error.hint}" if meant else error.hint
+                raise
         return provider.info
 
     def reachable(self, names: Iterable[str]) -> tuple[str, ...]:
@@ -253,9 +263,22 @@ class ModelDirectory:
         _log.warning("%s: api_type %r is unknown: taken as OpenAI-compatible", field_of, api_type)
 
     def _component(self, provider: str) -> str:
-        offered = {item.component.name for item in self._manager.components("providers")}
         plugin = provider.replace("-", "_")
-        return plugin if plugin in offered else ROUTER
+        return plugin if plugin in self._offered() else ROUTER
+
+    def _offered(self) -> set[str]:
+        return {item.component.name for item in self._manager.components("providers")}
+
+    def _probably_meant(self, name: str) -> str:
+        """The alias, or the model string with a provider's right name, that is nearly ``name``."""
+        if name in self._aliases:
+            return ""
+        target = self.target(name)
+        if target.provider == DEFAULT_PROVIDER:
+            return next(iter(difflib.get_close_matches(name, self._aliases, 1, _NEAR)), "")
+        known = (self._offered() | {"ollama", "openai"}) - {ROUTER, target.provider}
+        near = difflib.get_close_matches(target.provider, sorted(known), 1, _NEAR)
+        return f"{near[0]}::{target.model}" if near else ""
 
     def _connect(self, connection: Connection) -> Provider:
         # The environment is the same for all.

@@ -107,7 +107,7 @@ async def try_model(
             messages=(Message("user", ask if info.vision is False else content),),
             temperature=0.0 if options.temperature is None else options.temperature,
             seed=1,
-            stop=("\n\n\n\n",),
+            stop=("END OF THE TEST",),
             reasoning_effort=options.reasoning_effort or "low",
         )
     return [await _try(call, target, provider, request, accounts) for call, request in requests.items()]

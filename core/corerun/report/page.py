@@ -11,7 +11,7 @@ from typing import Any
 
 from corerun.interfaces import Json
 from corerun.redaction import redact
-from corerun.runs.io import json_text
+from corerun.runs.io import compact_json
 
 _STATIC = Path(__file__).parent / "static"
 _SCRIPTS = ("base.js", "tree.js", "node.js", "charts.js", "report.js")
@@ -60,7 +60,7 @@ def render_tree(data: Mapping[str, Any], scope: str) -> str:
 
 def embedded(value: Json) -> str:
     """Strict JSON without secrets that cannot end its script element, open a comment or an entity in it."""
-    return json_text(value, separators=(",", ":")).translate(_ESCAPES)
+    return compact_json(value).translate(_ESCAPES)
 
 
 def _script() -> str:

@@ -8,38 +8,53 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from corerun.errors import StateError, Stopped
 from corerun.redaction import redact, redact_bytes, redact_value
 
+_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 """Errors that free space cures."""
+_encode_compact = json.JSONEncoder(allow_nan=False, separators=(",", ":")).encode
 _HEAD = 8192
 """Bytes in which a file that isn't text shows itself by a zero."""
 
 
-@contextmanager
-def reported(path: Path) -> Iterator[None]:
-    """Turn an ``OSError`` into the error that names the file and says whether to go on later."""
-    try:
-        yield
-    except OSError as error:
+class reported:
+    """Turns an ``OSError`` into the error that names the file and says whether to go on later."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if not isinstance(error, OSError):
+            return
         if error.errno in FULL:
             raise Stopped(
-                f"no space left to write {path}", hint="free some space, then resume with --resume"
+                f"no space left to write {self._path}", hint="free some space, then resume with --resume"
             ) from error
-        raise StateError(f"can't write {path}: {error.strerror or error}") from error
+        raise StateError(f"can't write {self._path}: {error.strerror or error}") from error
 
 
 def append(descriptor: int, record: bytes) -> None:
-    """Write one record with one call, so that a killed process leaves at most one torn tail."""
+    """Write one record with one call, so that a killed process leaves at most one torn tail.
+
+    A part that was written before an ``OSError`` is taken back.
+    """
     written = os.write(descriptor, record)
-    while written < len(record):  # only when the disk is full or a signal came in between
-        written += os.write(descriptor, record[written:])
+    try:
+        while written < len(record):  # only when the disk is full or a signal came in between
+            written += os.write(descriptor, record[written:])
+    except OSError:
+        os.truncate(descriptor, os.fstat(descriptor).st_size - written)
+        raise
 
 
 def replace(path: Path, content: str | bytes, *, sync: bool = True, as_is: bool = False) -> bytes:
@@ -89,16 +104,25 @@ def clean_file(path: Path) -> None:
 def json_text(value: Any, **options: Any) -> str:
     """``value`` as JSON that every reader takes: NaN and infinity, which JSON lacks, become null, and
     strings are without secrets."""
-    text = _json(value, options)
+    return _clean_json(value, json.JSONEncoder(allow_nan=False, **options).encode)
+
+
+def compact_json(value: Any) -> str:
+    """`json_text` without blanks."""
+    return _clean_json(value, _encode_compact)
+
+
+def _clean_json(value: Any, encode: Callable[[Any], str]) -> str:
+    text = _json(value, encode)
     # One look at the whole text; string by string only when there is something to hide.
-    return text if redact(text) is text else _json(redact_value(value), options)
+    return text if redact(text) is text else _json(redact_value(value), encode)
 
 
-def _json(value: Any, options: Mapping[str, Any]) -> str:
+def _json(value: Any, encode: Callable[[Any], str]) -> str:
     try:
-        return json.dumps(value, allow_nan=False, **options)
+        return encode(value)
     except ValueError:
-        return json.dumps(_finite(value), allow_nan=False, **options)
+        return encode(_finite(value))
 
 
 def _finite(value: Any) -> Any:
@@ -120,7 +144,10 @@ def replace_json(path: Path, value: Any, *, indent: int | None = 2, sort_keys: b
 
 def store_blob(directory: Path, body: bytes) -> str:
     """Keep ``body`` without its secrets under its sha256, and return that name; the same body is stored
-    once. JSON stays JSON."""
+    once. JSON stays JSON.
+
+    The file is whole when its name is returned, so nothing refers to one that a kill cut off.
+    """
     clean = _clean(body)
     if clean is not body:
         # JSON is read first: a number may look like a secret, too.
@@ -128,8 +155,24 @@ def store_blob(directory: Path, body: bytes) -> str:
             clean = json_text(json.loads(body), separators=(",", ":"), sort_keys=True).encode()
     name = hashlib.sha256(clean).hexdigest()
     path = directory / name
-    if not path.exists():
-        replace(path, clean, sync=False, as_is=True)
+    with reported(path):
+        try:
+            descriptor = os.open(path, _NEW, 0o644)
+        except FileNotFoundError:
+            directory.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(path, _NEW, 0o644)
+        except FileExistsError:
+            # A process that was killed may have left a part.
+            if os.stat(path).st_size != len(clean):
+                replace(path, clean, sync=False, as_is=True)
+            return name
+        try:
+            append(descriptor, clean)
+        except OSError:
+            path.unlink(missing_ok=True)  # a full disk needs the space
+            raise
+        finally:
+            os.close(descriptor)
     return name
 
 

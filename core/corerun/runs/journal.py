@@ -21,6 +21,7 @@ MAX_BODY = 64 * 1024
 """Bytes of a record's data beyond which it goes to a blob."""
 
 SYNC_EVERY_S = 0.05
+_compact = json.JSONEncoder(separators=(",", ":")).encode
 POWER_SAFE = frozenset({kinds.NODE_DONE, kinds.CALL_ANSWERED})
 
 
@@ -30,8 +31,8 @@ def encode(event: Event, body: str | None = None) -> bytes:
     ``body`` is the data as compact JSON in ASCII, where that is known already.
     """
     if body is None:
-        body = json.dumps(event.data, separators=(",", ":"))
-    head = json.dumps({"seq": event.seq, "t": event.t, "type": event.type}, separators=(",", ":"))
+        body = _compact(event.data)
+    head = _compact({"seq": event.seq, "t": event.t, "type": event.type})
     record = f'{head[:-1]},"data":{body}}}'.encode()
     return b'%s,"crc":"%08x"}\n' % (record[:-1], zlib.crc32(record))
 
@@ -191,7 +192,7 @@ class Journal:
         The event that listeners get is what a reader of the file gets: JSON data, a copy, with null
         where a number isn't finite, and without secrets.
         """
-        body = io.json_text(data, separators=(",", ":"))
+        body = io.compact_json(data)
         event = Event(len(self.events) + 1, round(time.time(), 3), type, json.loads(body))
         full = not self._append(self._line(event, body))
         self.events.append(event)
@@ -213,7 +214,7 @@ class Journal:
         if len(line) <= MAX_BODY and "$blob" not in event.data:
             return line
         try:
-            name = io.store_blob(self.blobs, json.dumps(event.data, separators=(",", ":")).encode())
+            name = io.store_blob(self.blobs, _compact(event.data).encode())
         except Stopped:
             self._ballast.unlink(missing_ok=True)
             raise
@@ -224,14 +225,12 @@ class Journal:
         with io.reported(self.path):
             if self._lost is not None:
                 raise self._lost
-            size = os.fstat(self._descriptor).st_size
             freed = False
             while True:
                 try:
                     io.append(self._descriptor, line)
                     return not freed
                 except OSError as error:
-                    os.truncate(self.path, size)
                     if error.errno not in io.FULL or not self._ballast.exists():
                         raise
                 self._ballast.unlink()

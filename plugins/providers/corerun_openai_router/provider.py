@@ -25,7 +25,7 @@ from corerun_openai_router import facts as known
 from corerun_openai_router.asking.channels import OBJECT
 from corerun_openai_router.exchange import Exchange, Manners
 from corerun_openai_router.learning.caps import CapsStore
-from corerun_openai_router.learning.knowledge import Knowledge, fact_of, pins_of
+from corerun_openai_router.learning.knowledge import Knowledge, fact_of, pins_of, probably_meant
 from corerun_openai_router.reading.failure import classify
 from corerun_openai_router.wire.choice import make_transport
 from corerun_openai_router.wire.endpoint import endpoint_of
@@ -78,6 +78,10 @@ class OpenAIRouter:
         self._exchange = Exchange(self._endpoint, self._transport, self._knowledge, manners)
         for warning in self._endpoint.warnings:
             _log.warning("%s", warning)
+        for name in dict.fromkeys((*connection.capabilities, *connection.wording)):
+            meant = probably_meant(name)
+            if meant:
+                _log.warning("caps and wording: did you mean %r instead of %r?", meant, name)
 
     @property
     def info(self) -> ProviderInfo:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import ipaddress
 import logging
 import time
@@ -30,6 +31,7 @@ LOCAL_LIFETIME_S = DAY_S
 IGNORED_IN_A_ROW = 3
 
 _MOST_VERSIONS = 8
+_NEAR = 0.85
 
 _log = logging.getLogger("corerun.openai_router")
 
@@ -39,6 +41,25 @@ _OTHER_NAMES = {
     "json_object": known.JSON_OBJECT,
     "strict": known.TOOLS_STRICT,
 }
+
+FEATURES = (
+    *_OTHER_NAMES,
+    *known.LIMIT_NAMES,
+    known.IMAGES,
+    known.TOOLS,
+    known.FUNCTIONS,
+    known.RESPONSE_FORMAT,
+    known.STREAM_OPTIONS,
+    "seed",
+    "reasoning_effort",
+    "temperature",
+    "top_p",
+    "stop",
+    "tool_choice",
+    "parallel_tool_calls",
+    "logprobs",
+)
+"""The commonest names of features in the configuration; any other parameter of a request is one too."""
 
 
 @dataclass(slots=True)
@@ -225,6 +246,13 @@ class Knowledge:
 def fact_of(name: str) -> str:
     """The fact for a feature's name in the configuration."""
     return _OTHER_NAMES.get(name, name)
+
+
+def probably_meant(name: str) -> str:
+    """The feature of which ``name`` is a slip, such as ``tools`` for ``tool``; empty: it is none."""
+    if name in FEATURES:
+        return ""
+    return next(iter(difflib.get_close_matches(name, FEATURES, 1, _NEAR)), "")
 
 
 def pins_of(capabilities: Mapping[str, bool]) -> tuple[dict[str, str], set[str]]:

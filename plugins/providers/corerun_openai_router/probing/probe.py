@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from corerun.errors import ModelError
-from corerun.interfaces import Json, ProbeRow
+from corerun.interfaces import ChatRequest, Json, ProbeRow
 from corerun.redaction import redact
 from corerun_openai_router.probing.cases import CASES, LIMITS, PLAIN, Answer, Case, judge_seeds, seeded
+from corerun_openai_router.reading.details import read_details
 from corerun_openai_router.text import clean
 from corerun_openai_router.wire.endpoint import Endpoint
 from corerun_openai_router.wire.transport import Response, Transport
@@ -20,6 +21,7 @@ ANSWER_TOKENS = 64
 _EVIDENCE = 160
 _BUSY = frozenset({408, 409, 425, 429, 502, 503, 504, 529})
 _NO_SERVER = 0
+_NOTHING = ChatRequest("", ())
 
 
 async def probe(transport: Transport, endpoint: Endpoint, model: str) -> Sequence[ProbeRow]:
@@ -87,7 +89,8 @@ class _Probe:
         if response.is_success and not _object(response.text).get("error"):
             return None
         verdict = "failed" if response.status in _BUSY else "refused"
-        return self._new(feature, verdict, response.status, response.text)
+        said = read_details(response.text, _NOTHING).message or response.text
+        return self._new(feature, verdict, response.status, said)
 
     async def _seeds(self) -> ProbeRow:
         answers = []

@@ -6,6 +6,7 @@ import asyncio
 import errno
 import io
 import json
+import os
 import socket
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -126,7 +127,7 @@ class DirectTransport:
         if isinstance(error, TimeoutError):
             return too_slow(self._endpoint, FIRST_BYTE_S)
         if isinstance(error, aiohttp.ClientConnectorError) and not isinstance(error, aiohttp.ClientSSLError):
-            return broken_connection(self._endpoint, _plain(error.os_error), was_reached=False)
+            return broken_connection(self._endpoint, _plain(error), was_reached=False)
         # Without a number, aiohttp couldn't write to a kept connection that the server had closed.
         is_closed = isinstance(error, aiohttp.ClientOSError) and error.errno is None
         if is_closed or isinstance(error, aiohttp.ServerDisconnectedError):
@@ -212,11 +213,13 @@ def proxy_of(base_url: str, environ: Mapping[str, str]) -> URL | None:
     return proxy
 
 
-def _plain(error: OSError) -> str:
+def _plain(error: aiohttp.ClientConnectorError) -> str:
     """The system's words for why there is no connection, such as ``Connection refused``."""
-    if error.errno in errno.errorcode and not isinstance(error, socket.gaierror):
-        return os.strerror(error.errno) if "Connect call failed" in str(error) else str(error.strerror)
-    return f"{error.strerror or error}"
+    cause = error.os_error
+    words = cause.strerror or str(cause)
+    if cause.errno and words.startswith("Connect call failed"):
+        words = os.strerror(cause.errno)
+    return f"by the proxy: {words}" if isinstance(error, aiohttp.ClientProxyConnectionError) else words
 
 
 def _headers(response: aiohttp.ClientResponse) -> dict[str, str]:

@@ -83,9 +83,12 @@ class Transport(Protocol):
         ...
 
 
-def broken_connection(endpoint: Endpoint, reason: str) -> Transient:
-    """The error for a connection that failed or broke; ``reason`` says how."""
-    hint = f"is a server running at {endpoint.shown_url}?" if endpoint.is_local else ""
+def broken_connection(endpoint: Endpoint, reason: str, *, was_reached: bool = True) -> Transient:
+    """The error for a connection that failed or broke; ``reason`` says how. ``was_reached``: the server
+    may have been there."""
+    hint = "" if was_reached else f"is {endpoint.shown_url} right, and this machine online?"
+    if endpoint.is_local:
+        hint = f"is a server running at {endpoint.shown_url}?"
     if "CERTIFICATE_VERIFY_FAILED" in reason:
         hint = "set SSL_CERT_FILE to the certificate of the server's authority"
     return Transient(endpoint.say(f"connection failed: {reason}"), hint=hint)
