@@ -848,6 +848,13 @@ def test_where_it_is_and_which_key_it_takes(environ: dict[str, str], base_url: s
     assert not provider.info.is_local
 
 
+@pytest.mark.parametrize("url", ["http://api.example.com", "http://169.254.169.254", "ftp://[x"])
+def test_a_key_goes_to_no_address_that_others_can_read_or_that_keeps_keys(url: str) -> None:
+    environ = {"ANTHROPIC_BASE_URL": url, "ANTHROPIC_API_KEY": KEY}
+    with pytest.raises(UsageError, match=r"^ANTHROPIC_BASE_URL is "):
+        AnthropicProvider(Connection("anthropic", environ)).check()
+
+
 def test_what_is_missing_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     provider = AnthropicProvider(Connection("anthropic", {}))
     with pytest.raises(UsageError, match=r"^Missing ANTHROPIC_API_KEY for provider 'anthropic'\.$"):

@@ -19,7 +19,7 @@ from corerun.errors import ConfigError, UsageError
 from corerun.llm.price_import import import_prices
 from corerun.llm.prices import load_prices, price_of
 from corerun.testing.plugins import write_plugin
-from tests.support.openai_server import Fault, serve_in_thread
+from tests.support.openai_server import Fault, fault, serve_in_thread
 
 TELLER = '''
 from corerun import hookimpl
@@ -302,6 +302,100 @@ def test_an_alias_is_tested_as_it_is_configured(corerun: Command) -> None:
         assert corerun("list", "mine", "--models-file", file).json["models"] == ["test-model"]
 
 
+def test_oaic_debug_shows_what_was_refused_without_keys(
+    corerun: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refusal = {"error": {"message": "sk-canary-0123456789 may not use tools: model does not support tools"}}
+
+    def answer(body: dict[str, Any]) -> Any:
+        return fault(400, refusal) if "tools" in body else {"word": "ready"}
+
+    with serve_in_thread(answer) as server:
+        for name, value in {**server.environ("sk-canary-0123456789"), "OAIC_DEBUG": "1"}.items():
+            monkeypatch.setenv(name, value)
+        done = corerun("test", "test-model")
+        assert (done.code, json.loads(done.out)["name"]) == (0, "test-model")
+        assert "test-model: refused: tools (HTTP 400: " in done.err and "canary" not in done.err
+        monkeypatch.delenv("OAIC_DEBUG")
+        assert corerun("test", "test-model").err == ""
+
+
+@pytest.mark.parametrize(
+    ("model", "meant"),
+    [
+        ("antropic::claude-x", "anthropic::claude-x"),
+        ("writter", "writer"),
+        ("telller::m", "teller::m"),
+        ("anthropic/claude-x", "anthropic::claude-x"),
+        ("groq/llama/8b", "groq::llama/8b"),
+        ("teller:m", "teller::m"),
+    ],
+)
+def test_a_slip_in_a_name_is_told_apart_from_a_missing_key(corerun: Command, model: str, meant: str) -> None:
+    file = models_file("models: {writer: {api_type: teller, model: m}}\n")
+    done = corerun("test", model, "--models-file", file)
+    assert done.code == 2
+    assert f"hint: did you mean '{meant}'? Else set " in done.err
+
+
+@pytest.mark.parametrize("model", ["mistral::small", "qwen3:8b", "deepseek-ai/DeepSeek-V3", "gpt-4o"])
+def test_a_name_that_is_like_no_other_gets_no_guess(corerun: Command, model: str) -> None:
+    done = corerun("test", model)
+    assert (done.code, "did you mean" in done.err) == (2, False)
+
+
+def test_a_slip_in_a_feature_of_caps_is_told(corerun: Command, caplog: pytest.LogCaptureFixture) -> None:
+    file = models_file(
+        "models:\n"
+        "  mine: {api_type: vllm, base_url: 'http://127.0.0.1:1/v1', caps: {tool: false, top_k: false}}\n"
+    )
+    assert corerun("list", "--models-file", file).code == 0
+    assert [record.getMessage() for record in caplog.records] == [
+        "caps and wording: did you mean 'tools' instead of 'tool'?"
+    ]
+
+
+def test_002_23_the_models_file_of_a_workflow_trainer_is_read_unchanged(
+    corerun: Command, caplog: pytest.LogCaptureFixture
+) -> None:
+    document = """\
+models:
+  "gpt-4o-mini":
+    api_type: "openai"
+    base_url: "https://api.openai.com/v1"
+    api_key: "sk-proj-..."  # your API key
+"""
+    file = models_file(document, "aflow_llm.yaml")
+    refused = corerun("test", "gpt-4o-mini", "--models-file", file)
+    assert refused.code == 2
+    assert "aflow_llm.yaml:5: models.gpt-4o-mini.api_key is a placeholder, not a value" in refused.err
+    assert caplog.records == []
+    models_file(document.replace("sk-proj-...", "sk-proj-canary0123456789"), file)
+    (alias,) = corerun("list", "--models-file", file).json["aliases"]
+    assert alias == {
+        "name": "gpt-4o-mini",
+        "provider": "openai",
+        "model": "gpt-4o-mini",
+        "status": "ready",
+    }
+    (warning,) = [record.getMessage() for record in caplog.records]
+    assert warning.endswith(
+        "aflow_llm.yaml:5: models.gpt-4o-mini.api_key is written out: better name a variable, as env:NAME"
+    )
+    assert "canary" not in warning
+    with serve_in_thread(lambda body: {"word": "ready"}) as server:
+        models_file(
+            document.replace("https://api.openai.com/v1", server.base_url).replace(
+                "sk-proj-...", "sk-proj-canary0123456789"
+            ),
+            file,
+        )
+        done = corerun("test", "gpt-4o-mini", "--models-file", file)
+        assert done.code == 0
+        assert {body["model"] for body in server.bodies} == {"gpt-4o-mini"}
+        assert server.requests[0].headers["authorization"] == "Bearer sk-proj-canary0123456789"
+
+
 # --------------------------------------------------------------------------------------------- caps
 
 
@@ -341,6 +435,23 @@ def test_what_a_real_server_refused_is_kept_from_one_command_to_the_next(
         assert said in facts["seed"]["evidence"]
         assert corerun("caps", "test-model", "--forget").json["forgotten"] >= 1
         assert "test-model" not in [row["model"] for row in corerun("caps").json]
+
+
+def test_what_was_learned_of_all_servers_is_shown_and_forgotten(
+    corerun: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with serve_in_thread(lambda body: {"word": "ready"}) as server:
+        monkeypatch.setenv("OAIC_NEARBY_BASE_URL", server.base_url)
+        assert corerun("test", "nearby::test-model").code == 0
+        file = models_file(
+            f"models: {{mine: {{api_type: vllm, model: big, base_url: '{server.base_url}'}}}}\n"
+        )
+        assert corerun("test", "mine", "--models-file", file).code == 0
+    monkeypatch.delenv("OAIC_NEARBY_BASE_URL")
+    learned = [row["model"] for row in corerun("caps").json if row["base_url"] == server.base_url]
+    assert sorted(set(learned)) == ["big", "test-model"]
+    assert corerun("caps", "--forget").json["forgotten"] >= len(learned)
+    assert [row for row in corerun("caps").json if row["base_url"] == server.base_url] == []
 
 
 def test_a_provider_that_learns_nothing_is_a_usage_error(corerun: Command) -> None:

@@ -6,6 +6,7 @@ which ``...`` stands for any text, and alone on a line for any lines. Blocks of 
 
 from __future__ import annotations
 
+import importlib
 import os
 import re
 import subprocess
@@ -18,9 +19,15 @@ import yaml
 from pydantic import BaseModel
 
 from corerun.config import Settings
+from corerun.errors import ModelNotFound, Transient
+from corerun.interfaces import CallContext, ChatRequest, Connection, Message
 from corerun.job.environment import NAMES
+from corerun.job.plan import read_models
+from corerun.plugins import PluginManager
+from corerun.testing.contract import load_target, plugin_contract, provider_contract
 from corerun_bfts.documents import search_layer
 from corerun_bfts.settings import MOVED, NOT_READ, BftsSettings
+from tests.support.http_server import Fault, HttpServer, Request, fault
 
 ROOT = Path(__file__).parent.parent
 PAGES = [
@@ -239,6 +246,46 @@ def test_python_examples_are_python() -> None:
             compile(block, str(page), "exec")
 
 
+async def test_the_provider_of_the_page_keeps_the_contract(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = tmp_path / "corerun_mine"
+    package.mkdir()
+    written = blocks(ROOT / "docs/writing-plugins.md", "python")
+    (provider,) = [block for block in written if block.startswith('"""corerun_mine/native.py"""')]
+    (hook,) = [block for block in written if "corerun_providers" in block]
+    (package / "native.py").write_text(provider)
+    (package / "__init__.py").write_text(hook)
+    monkeypatch.syspath_prepend(tmp_path)
+    module = importlib.import_module("corerun_mine")
+    try:
+        (component,) = plugin_contract(module)
+        make = load_target(component)
+        async with NativeServer() as server:
+            environ = {"OAIC_NATIVE_BASE_URL": f"http://127.0.0.1:{server.port}"}
+            native = make(Connection(component.name, environ))
+            await provider_contract(native, "tiny")
+            question = ChatRequest("nothing", (Message("user", "Are you there?"),))
+            with pytest.raises(ModelNotFound, match="HTTP 404"):
+                await native.complete(question, CallContext("test"))
+        with pytest.raises(Transient, match="no answer"):
+            await native.complete(question, CallContext("test"))
+    finally:
+        for name in ("corerun_mine", "corerun_mine.native"):
+            sys.modules.pop(name, None)
+
+
+class NativeServer(HttpServer):
+    """Answers Ollama's own API with a word, or with JSON where a format is given."""
+
+    async def respond(self, request: Request, reader: object, writer: object) -> Fault:
+        if request.body["model"] != "tiny":
+            return fault(404, {"error": f"model {request.body['model']!r} not found"})
+        said = '{"word": "yes"}' if request.body.get("format") else "yes"
+        counts = {"prompt_eval_count": 9, "eval_count": 3, "done_reason": "stop"}
+        return fault(200, {"model": "tiny", "message": {"role": "assistant", "content": said}, **counts})
+
+
 def test_flags_in_the_text_exist() -> None:
     help_page = (ROOT / "docs/cli.md").read_text("utf-8")
     known = set(re.findall(r"--[a-z][a-z0-9_-]*", help_page))
@@ -252,6 +299,20 @@ def test_flags_in_the_text_exist() -> None:
 def test_example_search_files_load(name: str) -> None:
     layer = search_layer(ROOT / "examples" / name)
     assert ("workers",) in layer
+
+
+def test_the_example_of_aliases_means_what_it_says(tmp_path: Path) -> None:
+    file = ROOT / "examples/configs/models.yaml"
+    _, models = read_models(PluginManager(), {"HOME": str(tmp_path)}, tmp_path, models_file=file)
+    assert {name: models.meaning(name) for name in models.aliases} == {
+        "writer": "qwen::qwen-plus",
+        "looker": "qwen::qwen3-vl-plus",
+        "claude": "anthropic::claude-sonnet-4-5",
+        "gateway-mini": "openai::gpt-4o-mini",
+        "local": "ollama::qwen3:8b",
+    }
+    assert models.reachable(["writer"]) == ("writer", "local")
+    assert models.check("local").vision is False
 
 
 def test_the_example_of_qwen_names_the_models_of_each_role(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 import subprocess
@@ -581,3 +582,33 @@ def test_temporary_files_of_a_killed_process_are_removed(tmp_path: Path) -> None
 def test_a_blob_is_stored_once_under_its_hash(tmp_path: Path) -> None:
     names = {io.store_blob(tmp_path, b"body") for _ in range(2)}
     assert [path.name for path in tmp_path.iterdir()] == list(names)
+
+
+@pytest.mark.parametrize("left", [b"", b"bo"])
+def test_a_blob_that_a_kill_cut_off_is_stored_anew(tmp_path: Path, left: bytes) -> None:
+    path = tmp_path / hashlib.sha256(b"body").hexdigest()
+    path.write_bytes(left)
+    assert io.store_blob(tmp_path, b"body") == path.name
+    assert [(found, found.read_bytes()) for found in tmp_path.iterdir()] == [(path, b"body")]
+
+
+def test_a_blob_that_cannot_be_written_is_named_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "write", Disk(tmp_path, 2, kept_back=0).write)
+    with pytest.raises(Stopped, match=r"no space left to write .*blobs"):
+        io.store_blob(tmp_path / "blobs", b"body")
+    assert list((tmp_path / "blobs").iterdir()) == []
+
+
+def test_a_record_that_does_not_fit_is_taken_back_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "log"
+    path.write_bytes(b"first\n")
+    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND)
+    monkeypatch.setattr(os, "write", Disk(tmp_path, 3, kept_back=0).write)
+    with pytest.raises(OSError, match="No space left"):
+        io.append(descriptor, b"second\n")
+    os.close(descriptor)
+    assert path.read_bytes() == b"first\n"

@@ -43,26 +43,72 @@ async def settle() -> None:
         await asyncio.sleep(0)
 
 
-async def test_five_failures_in_a_row_close_the_lane_and_a_lost_probe_opens_it(clock: Clock) -> None:
+async def test_five_failures_in_a_row_close_the_lane_for_all_but_the_probe(clock: Clock) -> None:
     lane = make(clock)
-    async with lane.place() as first:
+    async with lane.place() as first, lane.place() as other:
         for moment in range(4):
             clock.now = moment
             assert lane.failed(first, limited=False) == 0
-        async with lane.place() as other:
-            await lane.passage(other)
-            clock.now = 4
-            assert lane.failed(first, limited=False) == CLOSED_S, "the model is left alone for a while"
-            waiting = asyncio.create_task(lane.passage(other))
-            await settle()
-            assert not waiting.done()
-            await lane.passage(first)
-            lane.succeeded(other)
-            await settle()
-            assert not waiting.done(), "only the probe opens the lane"
-            waiting.cancel()
-    async with lane.place() as third:
-        await lane.passage(third)
+        await lane.passage(other)
+        clock.now = 4
+        assert lane.failed(first, limited=False) == CLOSED_S, "the model is left alone for a while"
+        waiting = asyncio.create_task(lane.passage(other))
+        await settle()
+        assert not waiting.done()
+        await lane.passage(first)
+        lane.succeeded(other)
+        await settle()
+        assert not waiting.done(), "only the probe opens the lane"
+        lane.succeeded(first)
+        await waiting
+
+
+async def test_a_probe_that_gives_up_is_followed_by_one_call_and_not_by_all(clock: Clock) -> None:
+    lane = make(clock)
+    through: list[int] = []
+
+    async def call(number: int) -> None:
+        async with lane.place() as ticket:
+            await lane.passage(ticket)
+            through.append(number)
+            await finish[number].wait()
+            if number == 3:
+                lane.succeeded(ticket)
+
+    finish = [asyncio.Event() for _ in range(7)]
+    async with lane.place() as first:
+        lane.failed(first, limited=True)
+        calls = [asyncio.create_task(call(number)) for number in range(6)]
+        await settle()
+        assert through == []
+    await settle()
+    assert through == [0], "the place was left, by an error or by cancelling"
+    calls[0].cancel()
+    calls[1].cancel()
+    await settle()
+    assert through == [0, 2]
+    finish[2].set()
+    await settle()
+    assert through == [0, 2, 3]
+    finish[3].set()
+    await settle()
+    assert through == [0, 2, 3, 4, 5], "an answer opens the lane"
+    for event in finish:
+        event.set()
+    await asyncio.gather(*calls, return_exceptions=True)
+
+
+async def test_the_first_to_come_tries_a_closed_lane_that_nobody_waits_for(clock: Clock) -> None:
+    lane = make(clock)
+    async with lane.place() as first:
+        lane.failed(first, limited=True)
+    async with lane.place() as second, lane.place() as third:
+        await lane.passage(second)
+        waiting = asyncio.create_task(lane.passage(third))
+        await settle()
+        assert not waiting.done()
+        lane.succeeded(second)
+        await waiting
 
 
 async def test_an_answer_ends_the_failures_in_a_row(clock: Clock) -> None:
@@ -127,6 +173,32 @@ async def test_failures_give_their_tokens_back_and_refused_features_cost_request
     lane.settle(100, ChatReply("x", usage=Usage(0, 0), requests=9))
     await lane.admit(1)
     assert clock.now == pytest.approx(1.0), "2 + 8 of 10 requests are used"
+
+
+async def test_what_was_booked_and_not_sent_is_given_back(clock: Clock) -> None:
+    lane = make(clock, requests_per_minute=60, tokens_per_minute=600)
+    for _ in range(100):
+        await lane.admit(100)
+        lane.release(100)
+    assert clock.now == 0
+
+
+async def test_nobody_is_stuck_behind_a_call_that_leaves_the_queue(clock: Clock) -> None:
+    sleeping = asyncio.Event()
+
+    async def sleep(seconds: float) -> None:
+        await sleeping.wait()
+        clock.now += seconds
+
+    lane = Lane(Pace(concurrency=8, requests_per_minute=6), clock, sleep)
+    await lane.admit(1)
+    calls = [asyncio.create_task(lane.admit(1)) for _ in range(3)]
+    await settle()
+    for call in calls[:2]:
+        call.cancel()
+    sleeping.set()
+    await calls[2]
+    assert clock.now == pytest.approx(10.0), "the two that left took nothing with them"
 
 
 async def test_what_the_server_says_is_left_counts(clock: Clock) -> None:

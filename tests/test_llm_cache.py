@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from corerun.errors import Transient
-from corerun.interfaces import ChatReply, Price, ProviderInfo, ToolCall, Usage
+from corerun.interfaces import ChatReply, Degradation, Price, ProviderInfo, ToolCall, Usage
 from corerun.llm.budget import Budget
 from corerun.llm.cache import cache_file
 from corerun.llm.client import LlmSettings
@@ -88,6 +88,17 @@ async def test_another_request_model_or_address_is_another_question(environ: dic
         models = run(environ, provider, "read", model=model)
         await models.ask("r", "p", ASK, **options)
         assert len(provider.calls) == 1
+        models.close()
+
+
+async def test_an_answer_without_a_feature_is_none_for_a_strict_question(environ: dict[str, str]) -> None:
+    lost = ChatReply("no seed", degradations=(Degradation("seed"),))
+    models = run(environ, FakeProvider([lost]))
+    await models.ask("r", "p", ASK, seed=7)
+    models.close()
+    for strict, value in ((False, "no seed"), (True, "asked anew")):
+        models = run(environ, FakeProvider(["asked anew"]))
+        assert (await models.ask("r", "p", ASK, seed=7, strict=strict)).value == value
         models.close()
 
 

@@ -43,6 +43,7 @@ from corerun.interfaces import (
 )
 from corerun.llm.budget import Budget
 from corerun.llm.client import LanguageModels, LlmSettings
+from corerun.llm.directory import ModelTarget, Pace
 from corerun.llm.messages import assistant, call_key, image, reask, request_bytes, shortened, user
 from corerun.llm.retry import wait_before_retry
 from corerun.testing.fake import FakeProvider
@@ -357,14 +358,15 @@ async def test_so_many_calls_at_once_first_come_first_served() -> None:
     assert [call.request.messages[0].content for call in provider.calls] == list("01234")
 
 
-async def test_a_rate_limit_lets_one_probe_through_before_the_rest() -> None:
+@pytest.mark.parametrize("limit", [Transient("429", retry_after=1.0), Transient("429", limited=True)])
+async def test_a_rate_limit_lets_one_probe_through_before_the_rest(limit: Transient) -> None:
     gate, clock = Gate(), Clock()
     models = client(FakeProvider(gate), clock=clock, settings=LlmSettings(concurrency=8))
     tasks = [asyncio.create_task(models.ask("r", "p", [user(str(i))])) for i in range(4)]
     await settle()
     assert len(gate.waiting) == 4
     for future in gate.waiting:
-        future.set_result(Transient("429", retry_after=1.0))
+        future.set_result(limit)
     await settle()
     assert len(gate.waiting) == 5, "one probe, the others wait"
     gate.waiting[4].set_result("ok")
@@ -373,6 +375,29 @@ async def test_a_rate_limit_lets_one_probe_through_before_the_rest() -> None:
     for future in gate.waiting[5:]:
         future.set_result("ok")
     assert [answer.value for answer in await asyncio.gather(*tasks)] == ["ok"] * 4
+
+
+async def test_a_call_that_is_cancelled_behind_a_probe_leaves_its_tokens() -> None:
+    gate, clock = Gate(), Clock()
+    alias = ModelTarget("slow", "fake", "m", pace=Pace(concurrency=8, tokens_per_minute=600))
+    models = client(FakeProvider(gate), model="slow", targets=[alias], clock=clock)
+    first = asyncio.create_task(models.ask("r", "p", [user("0")]))
+    await settle()
+    gate.waiting[0].set_result(Transient("429", retry_after=1.0))
+    await settle()
+    waiting = [asyncio.create_task(models.ask("r", "p", [user(str(i))], max_tokens=40)) for i in range(9)]
+    await settle()
+    assert len(gate.waiting) == 2, "the probe alone is sent"
+    for task in waiting:
+        task.cancel()
+    gate.waiting[1].set_result("ok")
+    await first
+    before = clock.now
+    last = asyncio.create_task(models.ask("r", "p", [user("last")], max_tokens=10))
+    await settle()
+    gate.waiting[2].set_result("ok")
+    await last
+    assert clock.now == before
 
 
 # ----------------------------------------------------------------------------------- re-asks

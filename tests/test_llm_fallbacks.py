@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,15 +11,18 @@ import pytest
 from corerun.errors import (
     AuthFailed,
     BadAnswer,
+    BudgetExceeded,
     ContentRefused,
     ContextTooLong,
     EnvironmentRefused,
     InfrastructureError,
+    RequestRefused,
     StreamCut,
     Transient,
     Unsupported,
 )
 from corerun.interfaces import CallContext, ChatReply, ChatRequest, Delta, Price, ProviderInfo, Role, Usage
+from corerun.llm.budget import Budget
 from corerun.llm.client import LlmSettings
 from corerun.llm.directory import ModelTarget, Pace
 from corerun.llm.messages import image, user
@@ -80,7 +84,14 @@ async def test_an_alias_has_its_own_price_time_and_pace() -> None:
 
 
 @pytest.mark.parametrize(
-    "error", [AuthFailed("no"), ContextTooLong("no"), Unsupported("no"), Transient("no", retry_after=999.0)]
+    "error",
+    [
+        AuthFailed("no"),
+        ContextTooLong("no"),
+        Unsupported("no"),
+        RequestRefused("no"),
+        Transient("no", retry_after=999.0),
+    ],
 )
 async def test_the_next_model_is_asked_when_one_cannot_answer(error: Exception) -> None:
     journal = Journal()
@@ -116,6 +127,27 @@ async def test_one_deadline_holds_for_all_of_them() -> None:
             "r", "p", ASK
         )
     assert clock.now <= 50.0
+
+
+async def test_retries_are_counted_over_all_of_them_and_anew_for_a_re_ask() -> None:
+    a, b, c = always(Transient("away")), always(Transient("away")), FakeProvider(["no number", "7"])
+    models = chain(a, b, c, settings=LlmSettings(retries=3))
+    answer = await models.ask("r", "p", ASK, parse=int)
+    assert (answer.value, len(a.calls), len(b.calls), len(c.calls)) == (7, 4, 1, 2)
+    a, b = always(ContextTooLong("no")), FakeProvider([Transient("away"), "x", Transient("away"), "7"])
+    models = chain(a, b, c, settings=LlmSettings(retries=1))
+    assert (await models.ask("r", "p", ASK, parse=int)).value == 7
+
+
+async def test_a_spent_budget_does_not_fall_back() -> None:
+    dear = [replace(target, price=Price(1e6, 0.0)) for target in CHAIN[1:]]
+    a, b, c = always(AuthFailed("no")), always("from b"), always("from c")
+    models = client(
+        {"a": a, "b": b, "c": c}, model="first", targets=[CHAIN[0], *dear], budget=Budget(usd=1.0)
+    )
+    with pytest.raises(BudgetExceeded, match=r"budget\.usd"):
+        await models.ask("r", "p", ASK)
+    assert (len(a.calls), len(b.calls), len(c.calls)) == (1, 0, 0)
 
 
 async def test_a_model_that_is_away_is_passed_over_for_a_minute_and_a_wrong_key_for_good() -> None:

@@ -41,7 +41,7 @@ def test_the_forms_of_a_model_string(text: str, provider: str, model: str) -> No
 
 
 @pytest.mark.parametrize(
-    "text", ["", "   ", "::x", "p::", "p::   ", "ollama/", "a b::x", "a/b::x", "-a::x", "é::x"]
+    "text", ["", "   ", "::x", "p::", "p::   ", "ollama/", "a b::x", "a/b::x", "-a::x", "é::x", "p::\udcff"]
 )
 def test_a_bad_model_string_is_a_usage_error_with_the_text(text: str) -> None:
     with pytest.raises(UsageError) as caught:

@@ -275,6 +275,20 @@ def test_a_server_can_forbid_another_try() -> None:
     assert type(refused(503, b"", {"x-should-retry": "true"})) is Transient
 
 
+def test_who_turns_everybody_away_is_left_alone_by_everybody() -> None:
+    for status, headers in ((429, {}), (529, {}), (503, {"retry-after": "1"})):
+        failed = refused(status, b"", headers)
+        assert isinstance(failed, Transient) and failed.limited
+    failed = refused(503, b"")
+    assert isinstance(failed, Transient) and not failed.limited
+
+
+async def test_a_byte_order_mark_before_an_answer_is_passed_over() -> None:
+    document = {"choices": [{"message": {"content": "deep"}, "finish_reason": "stop"}]}
+    reply, _ = await ask(fault(200, b"\xef\xbb\xbf" + json.dumps(document).encode()))
+    assert reply.text == "deep"
+
+
 def test_words_of_the_prompt_decide_nothing() -> None:
     prompt = 'Explain "insufficient_quota" and a maximum context length'
     request = replace(QUESTION, messages=(Message("user", prompt),))

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 
 from corerun.errors import RequestRefused, Unsupported, UnsupportedParameter
 from corerun.interfaces import ChatRequest, Connection, Message, Part, ToolCall
+from corerun.llm.messages import printable
 from corerun_openai_router.asking.request import build
 from corerun_openai_router.provider import OpenAIRouter
-from corerun_openai_router.text import clean
 from tests.support.openai_server import (
     OpenAIServer,
     forced_tool,
@@ -235,7 +235,7 @@ async def test_lone_surrogates_go_neither_out_nor_in() -> None:
 
 @given(st.text(st.characters(), max_size=20))
 def test_clean_text_can_be_written(value: str) -> None:
-    cleaned = clean(value)
+    cleaned = printable(value)
     cleaned.encode()
     assert cleaned == value or any("\ud800" <= character <= "\udfff" for character in value)
 

@@ -236,6 +236,19 @@ async def test_nobody_at_the_door(name: str) -> None:
             assert caught.value.hint == f"is a server running at http://127.0.0.1:{port}/v1?"
 
 
+async def test_the_direct_transport_says_in_plain_words_why_there_is_no_connection() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as unused:
+        port = unused.getsockname()[1]
+    async with transport_to("direct", f"http://127.0.0.1:{port}/v1") as transport:
+        with pytest.raises(Transient) as caught:
+            await transport.chat(BODY)
+        assert caught.value.message == f"127.0.0.1:{port}: connection failed: Connection refused"
+    async with transport_to("direct", "https://nowhere.invalid/v1") as transport:
+        with pytest.raises(Transient) as caught:
+            await transport.chat(BODY)
+        assert caught.value.hint == "is https://nowhere.invalid/v1 right, and this machine online?"
+
+
 async def test_a_server_that_speaks_no_tls(name: str) -> None:
     async def answer_at_once(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n")

@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 from corerun.interfaces import ChatReply, Connection
-from corerun_openai_router.learning.caps import CapsStore
-from corerun_openai_router.learning.gate import Gate
+from corerun_openai_router.learning.caps import GUESSED, CapsStore
+from corerun_openai_router.learning.gate import LONGEST_WAIT_S, Gate
 from corerun_openai_router.learning.knowledge import Knowledge
 from corerun_openai_router.provider import OpenAIRouter
 from tests.support.openai_server import OpenAIServer, fault, serve_in_thread, text
@@ -116,6 +116,30 @@ def test_what_was_learned_is_doubted_after_a_while(tmp_path: Path, base_url: str
     assert known.facts("m") == knowledge(tmp_path, base_url, clock).facts("m") == {"stop"}
 
 
+def test_a_guess_is_doubted_within_the_hour(tmp_path: Path) -> None:
+    clock = Clock()
+    known = knowledge(tmp_path, REMOTE, clock)
+    known.facts("m")
+    known.learn("m", ["seed"], "HTTP 500: no explanation", 500, GUESSED)
+    learn(known, "stop")
+    clock.now += 3500
+    assert known.facts("m") == knowledge(tmp_path, REMOTE, clock).facts("m") == {"seed", "stop"}
+    clock.now += 101
+    assert known.facts("m") == knowledge(tmp_path, REMOTE, clock).facts("m") == {"stop"}
+
+
+def test_what_was_learned_in_the_future_is_asked_again(tmp_path: Path) -> None:
+    clock = Clock()
+    clock.now += 1e12
+    learn(knowledge(tmp_path, REMOTE, clock), "seed")
+    clock.now -= 1e12 - DAY_S / 2
+    learn(knowledge(tmp_path, REMOTE, clock), "stop")
+    clock.now -= DAY_S
+    known = knowledge(tmp_path, REMOTE, clock)
+    assert known.facts("m") == {"stop"}, "clocks of two machines differ a little"
+    assert [row["feature"] for row in knowledge(tmp_path, REMOTE, clock).rows(None)] == ["stop"]
+
+
 def test_another_version_of_the_server_is_asked_again(tmp_path: Path) -> None:
     known = knowledge(tmp_path)
     learn(known, "seed")
@@ -198,6 +222,52 @@ async def test_nobody_waits_for_one_that_was_cancelled_or_failed(tmp_path: Path)
     assert not waiting.done()
     leader.close()
     assert await waiting and not await follower.waited(("kind",))
+
+
+async def test_one_of_those_who_wait_takes_over_from_a_leader_that_was_cancelled(tmp_path: Path) -> None:
+    first = asyncio.Event()
+
+    async def answer(sent: dict[str, Any]) -> Any:
+        if not first.is_set():
+            first.set()
+            await asyncio.Event().wait()
+        return refusing_seed(sent)
+
+    async with OpenAIServer(answer) as server:
+        environ = {**server.environ(KEY), "CORERUN_CAPS_PATH": str(tmp_path / "caps.sqlite")}
+        router = OpenAIRouter(Connection(environ=environ))
+        calls = [asyncio.create_task(router.complete(SEEDED, CONTEXT)) for _ in range(64)]
+        await first.wait()
+        calls[0].cancel()
+        await asyncio.gather(*calls[1:])
+        assert sum("seed" in body for body in server.bodies) == 2
+        await router.aclose()
+
+
+async def test_a_refusal_that_was_slow_gives_the_next_request_as_much_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    loop = asyncio.get_running_loop()
+    now = loop.time()
+    monkeypatch.setattr(loop, "time", lambda: now)
+
+    async def later(seconds: float) -> None:
+        nonlocal now
+        now += seconds
+        for _ in range(5):
+            await asyncio.sleep(0)
+
+    gate = Gate()
+    leader, patient, late = gate.passage(), gate.passage(), gate.passage()
+    assert not await leader.waited(("kind",))
+    waiting = asyncio.create_task(patient.waited(("kind",)))
+    await later(LONGEST_WAIT_S * 0.8)
+    leader.refused(is_guessing=True)
+    await later(LONGEST_WAIT_S * 1.5)
+    assert not waiting.done(), "the next refusal may take as long"
+    await later(LONGEST_WAIT_S * 0.2)
+    assert await waiting and not await patient.waited(("kind",))
+    assert not await late.waited(("kind",)), "nobody waits for a request that takes longer"
 
 
 async def test_a_kind_that_was_answered_is_let_through(tmp_path: Path) -> None:

@@ -129,6 +129,27 @@ async def test_an_internal_error_is_passing_the_first_time_and_lasting_the_secon
         assert (reply.requests, [lost.feature for lost in reply.degradations]) == (2, ["seed"])
 
 
+async def test_a_server_that_was_ill_for_two_requests_has_refused_nothing_for_long(tmp_path: Path) -> None:
+    answers = iter([fault(500), fault(500)])
+    async with Talk(tmp_path, lambda sent: next(answers, {"metres": 1})) as talk:
+        with pytest.raises(Transient):
+            await talk.ask()
+        await talk.ask()
+        (row,) = [row for row in talk.router.learned("test-model") if row["feature"] == "seed"]
+        assert row["state"] == "guessed" and row["expires"] - row["last_seen"] == 3600
+
+
+async def test_an_internal_error_that_says_it_will_pass_is_no_refusal_however_often_it_comes(
+    tmp_path: Path,
+) -> None:
+    said = "The server had an error while processing your request. Sorry about that!"
+    async with Talk(tmp_path, lambda sent: refusal(said, 500, type="server_error")) as talk:
+        for _ in range(3):
+            with pytest.raises(Transient):
+                await talk.ask()
+        assert talk.server.calls == 3 and all(body["seed"] == 7 for body in talk.server.bodies)
+
+
 async def test_an_internal_error_that_names_a_parameter_is_a_refusal(tmp_path: Path) -> None:
     def answer(sent: dict[str, Any]) -> Any:
         return refusal("Unsupported param: seed", 500) if "seed" in sent else {"metres": 1}

@@ -118,14 +118,18 @@ class ModelNotFound(ModelUnusable):
 class Transient(CallFailed):
     """Worth another try: overload, rate limit, a broken connection, a cut body.
 
-    ``retry_after`` is the server's wish in seconds, if it had one.
+    ``retry_after`` is the server's wish in seconds, if it had one. ``limited``: the server would turn
+    other calls away too, as it does if it has a wish; they wait until one is answered.
     """
 
     kind = "transient"
 
-    def __init__(self, message: str, *, retry_after: float | None = None, hint: str = "") -> None:
+    def __init__(
+        self, message: str, *, retry_after: float | None = None, limited: bool = False, hint: str = ""
+    ) -> None:
         super().__init__(message, hint=hint)
         self.retry_after = retry_after
+        self.limited = limited or retry_after is not None
 
 
 class StreamCut(CallFailed):

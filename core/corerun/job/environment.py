@@ -14,8 +14,8 @@ from corerun.interfaces import Event
 
 logger = logging.getLogger("corerun.run")
 NAMES = re.compile(
-    r"(OPENAI_(API_KEY|BASE_URL|API_BASE|ORG_ID|PROJECT_ID)|ANTHROPIC_(API_KEY|BASE_URL)|OAIC_\w+"
-    r"|OLLAMA_API_KEY|CORERUN_\w+)$"
+    r"(OPENAI_(API_KEY|BASE_URL|API_BASE|API_VERSION|ORG_ID|PROJECT_ID)|ANTHROPIC_(API_KEY|BASE_URL)"
+    r"|OAIC_\w+|OLLAMA_API_KEY|HF_TOKEN|CORERUN_\w+)$"
 )
 QUOTED = re.compile(r"""(["'])(.*?)\1\s*(?:#.*)?$""")
 LINE = re.compile(r"\s*(?:export\s+)?([A-Za-z_]\w*)\s*=\s*(.*?)\s*$")

@@ -39,8 +39,8 @@ from corerun.runs import events as records
 class Question:
     """What stays the same over a question's first call, its fallbacks and its re-asks.
 
-    ``seconds_left`` is what calls may still take; ``on_delta`` is given pieces of answers as they
-    come.
+    ``seconds_left`` is what calls may still take, ``retries_left`` how often a call and its fallbacks
+    may still be tried again; ``on_delta`` is given pieces of answers as they come.
     """
 
     role: str
@@ -48,6 +48,7 @@ class Question:
     node: str | None
     strict: bool
     seconds_left: float
+    retries_left: int = 0
     on_delta: Callable[[Delta], None] | None = None
 
 
@@ -142,7 +143,7 @@ class Calls:
         """
         head = {"key": call.key, "node": question.node, "role": question.role, "purpose": question.purpose}
         kept = None if self._cache is None or call.cached is None else self._cache.find(call.cached)
-        if kept is not None:
+        if kept is not None and not (question.strict and kept.degradations):
             self._ask(head, call)
             saved = self._bill(call, kept)
             free = replace(kept, usage=Usage(cost_usd=0.0), requests=0)
@@ -245,14 +246,21 @@ class Calls:
         context = CallContext(
             question.purpose, facts, question.node, self._clock() + seconds, question.strict
         )
+        tries = 0
+
+        def send() -> Awaitable[ChatReply]:
+            nonlocal tries
+            tries += 1
+            return attempt(call.provider, call.request, context, question.on_delta)
+
         try:
             return await with_retries(
-                lambda: attempt(call.provider, call.request, context, question.on_delta),
+                send,
                 lane=self._lane(call.target),
                 ticket=ticket,
                 tokens=tokens,
                 seed=f"{self._seed}:{call.key}",
-                retries=self._settings.retries,
+                retries=question.retries_left,
                 max_wait_s=self._settings.max_wait_s,
                 seconds_left=seconds,
                 clock=self._clock,
@@ -263,6 +271,8 @@ class Calls:
             name = call.target.name
             self._record.emit(records.CALL_FAILED, **head, model=name, kind=kind, message=error.message)
             raise
+        finally:
+            question.retries_left -= max(tries - 1, 0)
 
 
 async def attempt(

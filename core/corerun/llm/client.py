@@ -16,6 +16,7 @@ from corerun.errors import (
     EnvironmentRefused,
     InfrastructureError,
     ModelUnusable,
+    RequestRefused,
     Unsupported,
 )
 from corerun.interfaces import (
@@ -53,7 +54,7 @@ AWAY_S = 60.0
 """How long a model that gave no answer is passed over where another one can be asked."""
 
 _NOTHING_SET = Role()
-_FALLS_BACK = (InfrastructureError, ModelUnusable, ContextTooLong, Unsupported)
+_FALLS_BACK = (InfrastructureError, ModelUnusable, ContextTooLong, Unsupported, RequestRefused)
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,7 +184,7 @@ class LanguageModels:
         strict = strict or self._settings.strict
         own = self._roles.get(role, _NOTHING_SET)
         routes = self._routes(own.model or self._default_model, own, asked, strict=strict)
-        question = Question(role, purpose, node, strict, self._settings.deadline_s, on_delta)
+        question = Question(role, purpose, node, strict, self._settings.deadline_s, on_delta=on_delta)
         return await self._until_it_fits(question, routes, schema, parse, facts or {})
 
     def _routes(self, name: str, own: Role, asked: Mapping[str, Any], *, strict: bool) -> list[_Route]:
@@ -243,7 +244,7 @@ class LanguageModels:
                         raw=reply.text,
                     ) from error
                 same = reply.text == previous
-                routes = [_asked_again(route, reply, error.lines, warmer=same) for route in routes]
+                routes = _asked_again(routes, reply, error.lines, warmer=same)
             previous = reply.text
 
     async def _answer(
@@ -263,6 +264,7 @@ class LanguageModels:
                 if question.on_delta is not None:
                     question.on_delta(Delta("text", answered.reply.text))
                 return answered, routes[number:]
+        question.retries_left = self._settings.retries
         last = len(calls) - 1
         for number, call in enumerate(calls):
             if number < last and self._away.get(call.target.name, 0.0) > self._clock():
@@ -313,8 +315,13 @@ def _blinded(route: _Route, *, strict: bool) -> _Route:
     return replace(route, request=request, dropped=(Degradation("images", said),))
 
 
-def _asked_again(route: _Route, reply: ChatReply, problems: list[str], *, warmer: bool) -> _Route:
-    request = reask(route.request, reply, problems)
-    if warmer and request.temperature == 0:
-        request = replace(request, temperature=WARMER)
-    return replace(route, request=request)
+def _asked_again(
+    routes: Sequence[_Route], reply: ChatReply, problems: list[str], *, warmer: bool
+) -> list[_Route]:
+    found: list[_Route] = []
+    for route in routes:
+        request = reask(route.request, reply, problems)
+        if warmer and request.temperature == 0:
+            request = replace(request, temperature=WARMER)
+        found.append(replace(route, request=request))
+    return found

@@ -274,9 +274,13 @@ class ModelDirectory:
         if name in self._aliases:
             return ""
         target = self.target(name)
-        if target.provider == DEFAULT_PROVIDER:
-            return next(iter(difflib.get_close_matches(name, self._aliases, 1, _NEAR)), "")
         known = (self._offered() | {"ollama", "openai"}) - {ROUTER, target.provider}
+        if target.provider == DEFAULT_PROVIDER:
+            near = difflib.get_close_matches(name, self._aliases, 1, _NEAR)
+            head, mark, rest = name.partition("/" if "/" in name else ":")
+            # As other libraries write it.
+            written = f"{head.lower()}::{rest}" if mark and head.lower() in known | COMPATIBLE else ""
+            return near[0] if near else written
         near = difflib.get_close_matches(target.provider, sorted(known), 1, _NEAR)
         return f"{near[0]}::{target.model}" if near else ""
 

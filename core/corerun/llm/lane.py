@@ -18,8 +18,9 @@ class Lane:
     """First come, first served.
 
     After a rate limit, or `FAILURES_THAT_CLOSE` failures in a row within `CLOSING_WINDOW_S`, the
-    lane is closed for all but one call, the probe; it opens again when the probe is through. So an
-    overloaded server is asked by one caller, not by all of them.
+    lane is closed for all but one call, the probe, until the probe is answered. A probe that gives up
+    leaves its part to the next in the queue. So an overloaded server is asked by one caller, not by
+    all of them.
     """
 
     def __init__(
@@ -31,14 +32,14 @@ class Lane:
         self._clock = clock
         self._sleep = sleep
         self._turn = asyncio.Lock()
+        self._is_closed = False
         self._probe: object | None = None
-        self._opened = asyncio.Event()
-        self._opened.set()
+        self._moved = asyncio.Event()
         self._failures: list[float] = []
 
     def place(self) -> Place:
         """A place in the lane, to be held by ``async with``."""
-        return Place(self._places, self._open)
+        return Place(self._places, self._leave)
 
     async def admit(self, tokens: int) -> None:
         """Waits until one more request of about ``tokens`` fits into the rates, and books it."""
@@ -64,10 +65,19 @@ class Lane:
                 if own is not None and left is not None:
                     own.seen(left)
 
+    def release(self, tokens: int) -> None:
+        """Gives back what `admit` booked for a request that wasn't sent."""
+        for bucket, amount in self._booked(1, tokens):
+            bucket.take(-amount)
+
     async def passage(self, ticket: object) -> None:
         """Waits until the lane is open, or closed with ``ticket`` as the probe."""
-        while self._probe is not None and self._probe is not ticket:
-            await self._opened.wait()
+        while self._is_closed and self._probe is not ticket:
+            if self._probe is None:
+                self._probe = ticket
+                self._moved.clear()
+            else:
+                await self._moved.wait()
 
     def failed(self, ticket: object, *, limited: bool) -> float:
         """Notes a transient failure; ``limited``: the server itself asked to be left alone.
@@ -78,24 +88,27 @@ class Lane:
         self._failures = [*self._failures[1 - FAILURES_THAT_CLOSE :], now]
         in_a_row = len(self._failures) == FAILURES_THAT_CLOSE
         broken = in_a_row and now - self._failures[0] <= CLOSING_WINDOW_S
-        if (limited or broken) and self._probe is None:
+        if (limited or broken) and not self._is_closed:
+            self._is_closed = True
             self._probe = ticket
-            self._opened.clear()
+            self._moved.clear()
         return CLOSED_S if broken and not limited else 0.0
 
     def succeeded(self, ticket: object) -> None:
         """Notes an answer: the failures in a row are over."""
         self._failures.clear()
-        self._open(ticket)
+        if self._probe is ticket:
+            self._is_closed = False
+        self._leave(ticket)
 
     def _booked(self, requests: float, tokens: float) -> list[tuple[Bucket, float]]:
         pairs = ((self._requests, requests), (self._tokens, tokens))
         return [(bucket, amount) for bucket, amount in pairs if bucket is not None]
 
-    def _open(self, ticket: object) -> None:
+    def _leave(self, ticket: object) -> None:
         if self._probe is ticket:
             self._probe = None
-            self._opened.set()
+            self._moved.set()
 
 
 class Place:

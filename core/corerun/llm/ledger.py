@@ -83,10 +83,10 @@ class Ledger:
             node = data["node"] or ""
             sums = (
                 self.totals,
-                self.models.setdefault(booked_under(data), Spending()),
-                self.roles.setdefault(data["role"], Spending()),
-                self.nodes.setdefault(node, Spending()),
-                self.scopes.setdefault(self._scope_of.get(node, ""), Spending()),
+                _sum_of(self.models, booked_under(data)),
+                _sum_of(self.roles, data["role"]),
+                _sum_of(self.nodes, node),
+                _sum_of(self.scopes, self._scope_of.get(node, "")),
             )
             for spending in sums:
                 spending.add(data["usage"], data["cost_usd"])
@@ -104,6 +104,13 @@ class Ledger:
             **{view: {key: sums.to_json() for key, sums in found.items()} for view, found in views.items()},
             "unpriced": list(self.unpriced),
         }
+
+
+def _sum_of(sums: dict[str, Spending], key: str) -> Spending:
+    found = sums.get(key)
+    if found is None:
+        found = sums[key] = Spending()
+    return found
 
 
 def booked_under(data: Mapping[str, Json]) -> str:

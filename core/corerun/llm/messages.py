@@ -123,10 +123,14 @@ def reask(request: ChatRequest, reply: ChatReply, problems: Sequence[str]) -> Ch
 
 
 def printable(text: str) -> str:
-    """``text`` with lone surrogates, which no file can hold, replaced by U+FFFD."""
+    """``text`` with surrogate pairs joined, and lone ones, which no file can hold, replaced by U+FFFD."""
     if text.isascii():
         return text
-    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    return text
 
 
 def shortened(text: str, limit: int = RAW_ANSWER_CHARACTERS) -> str:

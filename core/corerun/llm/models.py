@@ -15,6 +15,8 @@ EMBEDDED_MODEL = "recipes::default"
 
 _OLLAMA = "ollama"
 _PROVIDER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_BROKEN_TEXT = re.compile("[\ud800-\udfff]")
+"""What is left of bytes that aren't UTF-8: no file and no request can hold it."""
 _NOT_ALPHANUMERIC = re.compile(r"[^A-Za-z0-9]+")
 _TRUE_WORDS = frozenset({"1", "true", "yes", "y", "on"})
 
@@ -32,7 +34,7 @@ def parse_model(text: str) -> ModelString:
     """Read ``ollama/<model>``, ``<provider>::<model>`` or a bare ``<model>`` of the default provider.
 
     The first form that matches wins; a slash or a single colon elsewhere belongs to the model id.
-    Raises `UsageError` for an empty string, an empty provider or model, or a bad provider name.
+    Raises `UsageError` for an empty provider or model, a bad provider name, and text that isn't UTF-8.
     """
     stripped = text.strip()
     head, slash, rest = stripped.partition("/")
@@ -42,7 +44,7 @@ def parse_model(text: str) -> ModelString:
         provider, _, model = stripped.partition("::")
     else:
         provider, model = DEFAULT_PROVIDER, stripped
-    if not model or not _PROVIDER_NAME.fullmatch(provider):
+    if not model or not _PROVIDER_NAME.fullmatch(provider) or _BROKEN_TEXT.search(model):
         raise UsageError(
             f"bad model string {text!r}: expected <model>, <provider>::<model> or ollama/<model>",
             hint="a provider's name has letters, digits, '.', '_' and '-', and starts with a letter or digit",

@@ -46,38 +46,40 @@ async def with_retries(
     """The reply and the number of attempts, within ``seconds_left``. Only `Transient` is tried again.
 
     The first attempt is admitted to ``lane`` already; ``tokens`` is what each may use, ``seed`` that of
-    the chance in the waits. Raises
-    `InfrastructureError` when the attempts or the time are used up, and when the server wants a
-    longer wait than ``max_wait_s``.
+    the chance in the waits. Raises `InfrastructureError` when the attempts or the time are used up, and
+    when the server wants a longer wait than ``max_wait_s``.
     """
     too_late = "no usable answer came before the deadline of its question"
-    if seconds_left <= 0:
-        raise InfrastructureError(too_late)
     deadline = clock() + seconds_left
     failures = 0
     rng: random.Random | None = None
+    is_admitted = True
     try:
+        if seconds_left <= 0:
+            raise InfrastructureError(too_late)
         async with asyncio.timeout(seconds_left) as scope:
             while True:
                 await lane.passage(ticket)
-                if failures:
+                if not is_admitted:
                     await lane.admit(tokens)
+                is_admitted = False
                 reply = None
                 try:
                     reply = await send()
                 except Transient as error:
                     failures += 1
                     rng = rng or random.Random(seed)  # slow to seed, and most calls need none
-                    pause = lane.failed(ticket, limited=error.retry_after is not None)
+                    pause = lane.failed(ticket, limited=error.limited)
                     wait = max(pause, wait_before_retry(failures, error.retry_after, rng))
                     if failures > retries:
                         why = f"the model gave no answer in {failures} attempts"
                     elif (error.retry_after or 0.0) > max_wait_s:
-                        why = f"the model's server asks to wait {error.retry_after:.0f} s"
+                        why = f"the model's server asks to wait {error.retry_after:g} s"
                     elif clock() + wait >= deadline:
                         why = f"no time is left to wait {wait:.1f} s for the model"
                     else:
-                        _log.info("try %d of %d in %.1f s: %s", failures + 1, retries + 1, wait, error.message)
+                        next_try = f"try {failures + 1} of {retries + 1} in {wait:.1f} s"
+                        _log.info("%s: %s", next_try, error.message)
                         await sleep(wait)
                         continue
                     raise InfrastructureError(f"{why}: {error.message}", hint=error.hint) from error
@@ -89,3 +91,6 @@ async def with_retries(
         if not scope.expired():
             raise
         raise InfrastructureError(too_late) from error
+    finally:
+        if is_admitted:
+            lane.release(tokens)

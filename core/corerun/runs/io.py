@@ -27,7 +27,7 @@ _HEAD = 8192
 class reported:
     """Turns an ``OSError`` into the error that names the file and says whether to go on later."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: str | Path) -> None:
         self._path = path
 
     def __enter__(self) -> None:
@@ -154,7 +154,7 @@ def store_blob(directory: Path, body: bytes) -> str:
         with suppress(ValueError):
             clean = json_text(json.loads(body), separators=(",", ":"), sort_keys=True).encode()
     name = hashlib.sha256(clean).hexdigest()
-    path = directory / name
+    path = os.path.join(directory, name)
     with reported(path):
         try:
             descriptor = os.open(path, _NEW, 0o644)
@@ -164,12 +164,12 @@ def store_blob(directory: Path, body: bytes) -> str:
         except FileExistsError:
             # A process that was killed may have left a part.
             if os.stat(path).st_size != len(clean):
-                replace(path, clean, sync=False, as_is=True)
+                replace(Path(path), clean, sync=False, as_is=True)
             return name
         try:
             append(descriptor, clean)
         except OSError:
-            path.unlink(missing_ok=True)  # a full disk needs the space
+            os.unlink(path)  # a full disk needs the space
             raise
         finally:
             os.close(descriptor)

@@ -32,8 +32,7 @@ def encode(event: Event, body: str | None = None) -> bytes:
     """
     if body is None:
         body = _compact(event.data)
-    head = _compact({"seq": event.seq, "t": event.t, "type": event.type})
-    record = f'{head[:-1]},"data":{body}}}'.encode()
+    record = f'{{"seq":{event.seq},"t":{event.t},"type":{_compact(event.type)},"data":{body}}}'.encode()
     return b'%s,"crc":"%08x"}\n' % (record[:-1], zlib.crc32(record))
 
 
@@ -200,7 +199,7 @@ class Journal:
         if self._power and type in POWER_SAFE:
             with io.reported(self.path):
                 os.fdatasync(self._descriptor)
-        else:
+        elif not self._dirty.is_set():
             self._dirty.set()
         for listener in self.listeners:
             listener(event)

@@ -50,6 +50,7 @@ FAULTS: dict[str, type[ModelError]] = {
     "transient": Transient,
     **dict.fromkeys(("408", "409", "425", "429", "500", "502", "503", "504", "529"), Transient),
 }
+_TOO_MANY = ("429", "529")
 _FAIL = re.compile(r"fail:(\w+?)(?:x(\d+))?")
 _CHARACTERS_PER_TOKEN = 4
 
@@ -216,7 +217,8 @@ def _of_line(line: Json) -> Reply:
         fault = FAULTS[str(line["fault"])]
         message = str(line.get("message", f"a fault that was asked for: {line['fault']}"))
         if issubclass(fault, Transient):
-            return fault(message, retry_after=line.get("retry_after"))
+            limited = line["fault"] in _TOO_MANY
+            return fault(message, retry_after=line.get("retry_after"), limited=limited)
         return fault(message)
     text = json.dumps(line["json"], ensure_ascii=False) if "json" in line else line.get("text", "")
     calls = tuple(

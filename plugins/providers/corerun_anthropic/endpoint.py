@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
-import ipaddress
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 from corerun.errors import EnvironmentRefused, UsageError
 from corerun.interfaces import Connection
+from corerun.llm.address import ALLOW_INSECURE_HTTP, address_problem, is_local_url
+from corerun.llm.models import true_value
 from corerun.redaction import redact, remember
 
 DEFAULT_BASE_URL = "https://api.anthropic.com"
@@ -48,7 +49,7 @@ class Endpoint:
     @property
     def address(self) -> str:
         """The base URL without a login; empty for one that is no address."""
-        if not _is_address(self.base_url):
+        if address_problem(self.base_url, allow_insecure=True):
             return ""
         parts = urlsplit(self.base_url)
         return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
@@ -72,29 +73,10 @@ def endpoint_of(connection: Connection) -> Endpoint:
     remember(key)
     url = (given_url or DEFAULT_BASE_URL).strip().rstrip("/")
     url = url.removesuffix("/messages").removesuffix("/v1").rstrip("/")
-    is_local = _is_local(url)
-    problem = ""
-    if not _is_address(url):
-        problem = f"{URL_VARIABLES[0]} is not an http(s) address: {redact(url)!r}"
+    is_local = is_local_url(url)
+    problem = address_problem(url, allow_insecure=true_value(environ.get(ALLOW_INSECURE_HTTP)))
+    if problem:
+        problem = f"{URL_VARIABLES[0]} {problem}: {redact(url)!r}"
     elif not key and not is_local:
         problem = f"Missing {KEY_VARIABLES[0]} for provider {connection.provider!r}."
     return Endpoint(connection.provider, url, key or _KEYLESS, is_local, problem)
-
-
-def _is_address(url: str) -> bool:
-    try:
-        parts = urlsplit(url)
-        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        return False
-
-
-def _is_local(url: str) -> bool:
-    if not _is_address(url):
-        return False
-    host = urlsplit(url).hostname or ""
-    try:
-        address = ipaddress.ip_address(host)
-    except ValueError:
-        return host == "localhost" or host.endswith((".localhost", ".local"))
-    return address.is_loopback or address.is_private or address.is_link_local

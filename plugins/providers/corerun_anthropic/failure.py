@@ -27,6 +27,8 @@ from corerun_anthropic.endpoint import KEY_VARIABLES, Endpoint
 _LARGEST_BODY = 2000
 _TRANSIENT_TYPES = frozenset({"rate_limit_error", "overloaded_error", "api_error", "timeout_error"})
 _TRANSIENT = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524, 529})
+_TOO_MANY_TYPES = frozenset({"rate_limit_error", "overloaded_error"})
+_TOO_MANY = frozenset({429, 529})
 _QUOTA = re.compile(
     r"credit balance is too low|(?:spend|usage) limits?\b.*reached|reached your .*(?:spend|usage) limit"
     r"|spend_limit_reached",
@@ -104,7 +106,9 @@ def classify(answer: Answer, endpoint: Endpoint) -> ModelError:
     is_cut = status < 300 and not answer.error and not answer.is_page
     may_pass = kind in _TRANSIENT_TYPES or status in _TRANSIENT or is_cut
     if may_pass and answer.headers.get("x-should-retry", "").lower() != "false":
-        return Transient(line, retry_after=_wished_wait(answer.headers, time.time()))
+        wish = _wished_wait(answer.headers, time.time())
+        is_limited = status in _TOO_MANY or kind in _TOO_MANY_TYPES
+        return Transient(line, retry_after=wish, limited=is_limited)
     hint = ""
     if not answer.error:
         hint = f"is {endpoint.address} the address of an API that speaks Anthropic's Messages?"

@@ -11,6 +11,7 @@ import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass, replace
+from functools import partial
 
 from corerun.errors import StreamCut, Transient, Unsupported
 from corerun.interfaces import CallContext, ChatReply, ChatRequest, Delta, Json
@@ -81,6 +82,7 @@ class Exchange:
         self._transport = transport
         self._knowledge = knowledge
         self._manners = manners
+        self._is_openai = endpoint.is_openai
         self._gate = Gate()
         self._failed: set[str] = set()
         self._warned: set[tuple[str, str]] = set()
@@ -135,7 +137,7 @@ class Exchange:
             call.passage.close()
 
     def _call(self, request: ChatRequest, ctx: CallContext, *, stream: bool = False) -> _Call:
-        manners, openai = self._manners, self._endpoint.is_openai
+        manners = self._manners
         if request.tools and not manners.can_call:
             raise Unsupported(
                 "tools are asked for but OAIC_DISABLE_TOOLS is set", hint="unset OAIC_DISABLE_TOOLS"
@@ -146,7 +148,7 @@ class Exchange:
             request,
             ctx,
             self._knowledge,
-            lambda facts: build(request, facts, openai=openai, stream=stream),
+            partial(build, request, openai=self._is_openai, stream=stream),
             provider=self._endpoint.provider,
             debug=manners.debug,
         )
@@ -168,8 +170,7 @@ class Exchange:
         body = call.descent.built.body
         verdict = judge(response, call.request, body, self._endpoint, self._manners.wording)
         call.descent.refused(verdict, again=self._failed_before(verdict, body))
-        if not call.descent.is_blind:
-            call.passage.close()
+        call.passage.refused(is_guessing=call.descent.is_blind)
         return None
 
     def _failed_before(self, verdict: Verdict, body: Mapping[str, Json]) -> bool:
@@ -188,7 +189,8 @@ class Exchange:
         """The reply in a good answer; notes what its coming shows."""
         request, descent = call.request, call.descent
         model, built = request.model, descent.built
-        reply = descent.answered(read_reply(document, request, self._endpoint, built))
+        reply = read_reply(document, request, self._endpoint, built)
+        degradations = descent.answered()
         call.passage.answered(call.kind)
         if self._failed:
             self._failed.difference_update(map(_fingerprint, descent.sent))
@@ -198,7 +200,11 @@ class Exchange:
             self._knowledge.channel_answered(model, built.channel, honoured=honoured)
         self._check_limit(reply, model, built)
         return replace(
-            reply, requests_left=_left(response, "requests"), tokens_left=_left(response, "tokens")
+            reply,
+            degradations=degradations,
+            requests=descent.requests,
+            requests_left=_left(response, "requests"),
+            tokens_left=_left(response, "tokens"),
         )
 
     def _check_limit(self, reply: ChatReply, model: str, built: Built) -> None:

@@ -28,7 +28,7 @@ from corerun_openai_router.learning.caps import CapsStore
 from corerun_openai_router.learning.knowledge import Knowledge, fact_of, pins_of, probably_meant
 from corerun_openai_router.reading.failure import classify
 from corerun_openai_router.wire.choice import make_transport
-from corerun_openai_router.wire.endpoint import endpoint_of
+from corerun_openai_router.wire.endpoint import Endpoint, endpoint_of
 
 _log = logging.getLogger("corerun.openai_router")
 _CLOSEST_MODELS = 5
@@ -57,7 +57,7 @@ class OpenAIRouter:
                 pins.update(dict.fromkeys(facts, f"{variable} is set"))
                 accepted.difference_update(facts)
         debug = true_value(environ.get("OAIC_DEBUG"))
-        self._vision = False if known.IMAGES in pins else None
+        vision = False if known.IMAGES in pins else None
         self._wall_clock = wall_clock
         self._store = CapsStore.of(environ)
         self._knowledge = Knowledge(
@@ -72,29 +72,17 @@ class OpenAIRouter:
         manners = Manners(
             wording={fact_of(name): patterns for name, patterns in connection.wording.items()},
             can_call=not true_value(environ.get("OAIC_DISABLE_TOOLS")),
-            sees=self._vision is not False,
+            sees=vision is not False,
             debug=debug,
         )
         self._exchange = Exchange(self._endpoint, self._transport, self._knowledge, manners)
+        self.info = _info(self._endpoint, vision)
         for warning in self._endpoint.warnings:
             _log.warning("%s", warning)
         for name in dict.fromkeys((*connection.capabilities, *connection.wording)):
             meant = probably_meant(name)
             if meant:
                 _log.warning("caps and wording: did you mean %r instead of %r?", meant, name)
-
-    @property
-    def info(self) -> ProviderInfo:
-        endpoint = self._endpoint
-        return ProviderInfo(
-            name=endpoint.provider,
-            env=endpoint.variables,
-            default_base_url=endpoint.default_base_url,
-            needs_key=endpoint.needs_key,
-            is_local=endpoint.is_local,
-            vision=self._vision,
-            address=endpoint.base_url,
-        )
 
     def check(self) -> None:
         """Raise `UsageError` naming everything that is missing, before anything is made or sent."""
@@ -181,3 +169,15 @@ class OpenAIRouter:
             return ""
         closest = difflib.get_close_matches(model, offered, n=_CLOSEST_MODELS, cutoff=0.0)
         return f"the server offers {', '.join(closest)}" if closest else ""
+
+
+def _info(endpoint: Endpoint, vision: bool | None) -> ProviderInfo:
+    return ProviderInfo(
+        name=endpoint.provider,
+        env=endpoint.variables,
+        default_base_url=endpoint.default_base_url,
+        needs_key=endpoint.needs_key,
+        is_local=endpoint.is_local,
+        vision=vision,
+        address=endpoint.base_url,
+    )

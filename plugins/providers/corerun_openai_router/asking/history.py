@@ -11,7 +11,7 @@ from enum import Enum
 from corerun.errors import Unsupported
 from corerun.interfaces import Json, Message, Part, ToolCall
 from corerun.llm.extraction import strip_reasoning
-from corerun_openai_router.text import clean
+from corerun.llm.messages import printable
 
 IMAGE_OMITTED = "[image omitted]"
 GO_ON = "Go on."
@@ -71,7 +71,7 @@ def write_messages(messages: Sequence[Message], manner: Manner) -> list[Json]:
         strays = []
         turn: dict[str, Json] = {"role": manner.roles.get(message.role, message.role), "content": content}
         if manner.thinking and message.role == "assistant":
-            turn["reasoning_content"] = clean(message.reasoning)
+            turn["reasoning_content"] = printable(message.reasoning)
         if waiting:
             _add_calls(turn, waiting, message.tool_calls, manner)
         written.append(turn)
@@ -105,7 +105,7 @@ def _add_calls(
     elif manner.calls is CallForm.FUNCTIONS:
         turn["function_call"] = _function(calls[0])
     else:
-        lines = [f"called {call.name}({clean(call.arguments)})" for call in calls]
+        lines = [f"called {call.name}({printable(call.arguments)})" for call in calls]
         content = turn["content"]
         if isinstance(content, str):
             turn["content"] = "\n".join([content, *lines] if content else lines)
@@ -120,6 +120,8 @@ def _result(call: _OpenCall, content: Json, manner: Manner) -> Json:
 
 
 def _open_calls(calls: Sequence[ToolCall]) -> list[_OpenCall]:
+    if not calls:
+        return []
     opened: list[_OpenCall] = []
     given = {call.id for call in calls}
     for number, call in enumerate(calls):
@@ -143,7 +145,7 @@ def _take(waiting: list[_OpenCall], given_id: str | None) -> _OpenCall | None:
 
 def _close(waiting: Sequence[_OpenCall], strays: list[Json], manner: Manner) -> list[Json]:
     """What must follow before the next turn: results that are missing, then those of no call."""
-    if manner.calls is CallForm.TEXT:
+    if not waiting or manner.calls is CallForm.TEXT:
         return strays
     return [_result(call, "no result", manner) for call in waiting] + strays
 
@@ -158,7 +160,7 @@ def _valid_arguments(text: str) -> str:
         is_object = isinstance(json.loads(text or "{}"), dict)
     except (ValueError, RecursionError):
         is_object = False
-    return clean(text or "{}") if is_object else json.dumps({"_invalid": clean(text)})
+    return printable(text or "{}") if is_object else json.dumps({"_invalid": printable(text)})
 
 
 def _as_result(call: _OpenCall | None, content: Json) -> Json:
@@ -173,16 +175,16 @@ def _content(message: Message, manner: Manner) -> Json:
     content = message.content
     if isinstance(content, str):
         # A model that reads its own past thinking as an answer goes on thinking aloud.
-        return clean(strip_reasoning(content)[0] if message.role == "assistant" else content)
+        return printable(strip_reasoning(content)[0] if message.role == "assistant" else content)
     if manner.images and any(part.kind == "image" for part in content):
         return [_part(part) for part in content]
-    texts = [clean(part.text) for part in content if part.kind != "image"]
+    texts = [printable(part.text) for part in content if part.kind != "image"]
     return "\n".join(texts) if texts or not content else IMAGE_OMITTED
 
 
 def _part(part: Part) -> Json:
     if part.kind != "image":
-        return {"type": "text", "text": clean(part.text)}
+        return {"type": "text", "text": printable(part.text)}
     if len(part.data) > _LARGEST_IMAGE:
         raise Unsupported(f"an image of {len(part.data)} bytes is larger than the limit of {_LARGEST_IMAGE}")
     data = base64.b64encode(part.data).decode("ascii")

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 
 from corerun.interfaces import Json
-from corerun_openai_router.text import clean
+from corerun.llm.messages import printable
 
 
 def ask_for_json(schema: Json) -> str:
@@ -49,4 +49,4 @@ def _call_schema(function: Mapping[str, Json]) -> Json:
 
 
 def _written(schema: Json) -> str:
-    return clean(json.dumps(schema, ensure_ascii=False))
+    return printable(json.dumps(schema, ensure_ascii=False))

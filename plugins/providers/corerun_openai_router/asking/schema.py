@@ -34,6 +34,10 @@ KEYWORDS = (
 )
 """Words of JSON Schema that a server may refuse and an answer can do without."""
 
+_MOST_KEPT = 256
+_kept: dict[tuple[int, Facts], tuple[Json, Json]] = {}
+"""Prepared schemas, each with its original, whose identity is the key as long as it is held."""
+
 _ANNOTATIONS = frozenset({"title", "default", "examples", "format", "$schema", "$id", "$comment"})
 _DEFINITIONS = ("$defs", "definitions")
 _PLAIN = frozenset(
@@ -54,7 +58,19 @@ def is_object(schema: Json) -> bool:
 
 
 def prepared(schema: Json, facts: Facts) -> Json:
-    """``schema`` with its references written out and without refused words. Raises `Recursive`."""
+    """``schema`` with its references written out and without refused words. Raises `Recursive`.
+
+    The result is kept, because a run asks for the same few: a schema must not change any more.
+    """
+    key = id(schema), facts
+    if key not in _kept:
+        if len(_kept) >= _MOST_KEPT:
+            _kept.clear()
+        _kept[key] = schema, _prepared(schema, facts)
+    return _kept[key][1]
+
+
+def _prepared(schema: Json, facts: Facts) -> Json:
     refused = frozenset(fact.removeprefix(PREFIX) for fact in facts if fact.startswith(PREFIX))
     definitions: dict[str, Json] = {}
     for name in _DEFINITIONS:

@@ -14,8 +14,9 @@ from typing import TypeVar
 from corerun.llm.sqlite import cache_folder, open_shared
 from corerun_openai_router.facts import joined, split
 
-REFUSED, IGNORED, HONOURED, DOUBTED = "no", "ignored", "yes", "doubted"
-"""``doubted``: another version of the server answers now, so the next request asks again."""
+REFUSED, GUESSED, IGNORED, HONOURED, DOUBTED = "no", "guessed", "ignored", "yes", "doubted"
+"""``guessed``: leaving it out helped against an error of the server itself, perhaps by chance. ``doubted``:
+another version of the server answers now, so the next request asks again."""
 PIN_NO, PIN_YES = "pin-no", "pin-yes"
 
 EVIDENCE_CHARACTERS = 200

@@ -15,6 +15,7 @@ from corerun_openai_router import facts as known
 from corerun_openai_router.facts import Facts
 from corerun_openai_router.learning.caps import (
     DOUBTED,
+    GUESSED,
     HONOURED,
     IGNORED,
     PIN_NO,
@@ -28,6 +29,8 @@ DAY_S = 86_400.0
 LIFETIME_S = 7 * DAY_S
 LOCAL_LIFETIME_S = DAY_S
 """A server on this machine gets other models under the same name more often."""
+GUESS_LIFETIME_S = 3600.0
+"""A server that was ill for a moment has refused nothing."""
 IGNORED_IN_A_ROW = 3
 
 _MOST_VERSIONS = 8
@@ -103,13 +106,15 @@ class Knowledge:
     def facts(self, model: str) -> Facts:
         """Everything that is known of ``model`` now."""
         found = self._models.get(model)
+        now = self._clock()
         if found is None:
             rows = {row.fact: row for row in self._store.load(self._base_url, model)}
             found = self._models[model] = _Model(rows)
             self._add_up(found)
-        if self._clock() >= found.doubted_at:
-            limit = self._clock() - self._lifetime_s
-            self._drop(model, found, [row for row in found.rows.values() if row.last_seen <= limit])
+            # Written by a clock that went wrong, these would be believed for ever.
+            self._drop(model, found, [row for row in rows.values() if row.last_seen > now + DAY_S])
+        if now >= found.doubted_at:
+            self._drop(model, found, [row for row in found.rows.values() if self._expires(row) <= now])
         return found.facts
 
     def may_learn(self, fact: str) -> bool:
@@ -121,7 +126,9 @@ class Knowledge:
         pinned = self._pins.get(fact)
         if pinned is not None:
             return pinned
-        row = self._models[model].rows[fact]
+        row = self._models[model].rows.get(fact)
+        if row is None:  # dropped a moment ago
+            return "known until now"
         day = time.strftime("%Y-%m-%d", time.gmtime(row.last_seen))
         return f"known since {day}: {row.evidence}"
 
@@ -213,7 +220,7 @@ class Knowledge:
             "state": row.state,
             "evidence": row.evidence,
             "last_seen": None if is_pin else row.last_seen,
-            "expires": None if is_pin else row.last_seen + self._lifetime_s,
+            "expires": None if is_pin else self._expires(row),
         }
 
     def _versions(self, found: _Model, fact: str) -> str:
@@ -236,11 +243,13 @@ class Knowledge:
             row.fact
             for row in found.rows.values()
             if self.may_learn(row.fact)
-            and (row.state in (REFUSED, IGNORED) or row.fact.startswith(known.PREFER))
+            and (row.state in (REFUSED, GUESSED, IGNORED) or row.fact.startswith(known.PREFER))
         ]
         found.facts = frozenset((*learned, *self._pins))
-        oldest = min((row.last_seen for row in found.rows.values()), default=float("inf"))
-        found.doubted_at = oldest + self._lifetime_s
+        found.doubted_at = min(map(self._expires, found.rows.values()), default=float("inf"))
+
+    def _expires(self, row: Row) -> float:
+        return row.last_seen + (GUESS_LIFETIME_S if row.state == GUESSED else self._lifetime_s)
 
 
 def fact_of(name: str) -> str:

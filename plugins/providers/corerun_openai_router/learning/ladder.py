@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from corerun.errors import RequestRefused, UnsupportedParameter
-from corerun.interfaces import CallContext, ChatReply, ChatRequest, Degradation, Json
+from corerun.interfaces import CallContext, ChatRequest, Degradation, Json
 from corerun_openai_router import facts as known
 from corerun_openai_router.asking.channels import FUNCTION, PROMPT
 from corerun_openai_router.asking.request import Built
 from corerun_openai_router.facts import Facts, feature_of
-from corerun_openai_router.learning.caps import HONOURED, REFUSED
+from corerun_openai_router.learning.caps import GUESSED, HONOURED, REFUSED
 from corerun_openai_router.learning.knowledge import Knowledge
 from corerun_openai_router.reading.failure import Verdict
 from corerun_openai_router.reading.refusals import Alternatives
@@ -113,14 +113,18 @@ class Descent:
         if not self._next_rung(verdict):
             raise RequestRefused(verdict.error.message, hint=verdict.error.hint)
 
-    def answered(self, reply: ChatReply) -> ChatReply:
-        """The reply with what was left out. The last blind removal is learned, because it was answered."""
+    def answered(self) -> tuple[Degradation, ...]:
+        """What was left out. The last blind removal is learned, because it was answered."""
         if self._blind is not None:
             blind = self._blind
             facts = [fact for fact in blind.facts if not fact.startswith(known.PREFER)]
-            self._learn(sorted(facts), blind.evidence, blind.status)
+            state = GUESSED if blind.status == _INTERNAL_ERROR else REFUSED
+            self._learn(sorted(facts), blind.evidence, blind.status, state)
             self._learn(blind.facts.difference(facts), blind.evidence, blind.status, state=HONOURED)
-        return replace(reply, requests=self.requests, degradations=self._degradations())
+        reasons: dict[str, str] = {}
+        for fact, reason in self._reasons.items():
+            reasons.setdefault(feature_of(fact), reason)
+        return tuple(Degradation(feature, reason) for feature, reason in reasons.items())
 
     @property
     def is_blind(self) -> bool:
@@ -214,12 +218,6 @@ class Descent:
             said=said,
             hint="the call is strict: leave the parameter out, or allow it to be left out",
         )
-
-    def _degradations(self) -> tuple[Degradation, ...]:
-        reasons: dict[str, str] = {}
-        for fact, reason in self._reasons.items():
-            reasons.setdefault(feature_of(fact), reason)
-        return tuple(Degradation(feature, reason) for feature, reason in reasons.items())
 
     def _note(self, what: str, facts: Collection[str], verdict: Verdict) -> None:
         if self._debug:

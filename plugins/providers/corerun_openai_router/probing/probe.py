@@ -8,10 +8,10 @@ from dataclasses import replace
 
 from corerun.errors import ModelError
 from corerun.interfaces import ChatRequest, Json, ProbeRow
+from corerun.llm.messages import printable
 from corerun.redaction import redact
 from corerun_openai_router.probing.cases import CASES, LIMITS, PLAIN, Answer, Case, judge_seeds, seeded
 from corerun_openai_router.reading.details import read_details
-from corerun_openai_router.text import clean
 from corerun_openai_router.wire.endpoint import Endpoint
 from corerun_openai_router.wire.transport import Response, Transport
 
@@ -149,7 +149,7 @@ class _Probe:
         return ProbeRow(feature, verdict, status, self._line(evidence))
 
     def _line(self, text: str) -> str:
-        line = " ".join(clean(redact(text)).split())
+        line = " ".join(printable(redact(text)).split())
         return line if len(line) <= _EVIDENCE else line[: _EVIDENCE - 4] + " ..."
 
 

@@ -31,6 +31,7 @@ _TRANSIENT = frozenset({408, 409, 425, 429, 500, 502, 503, 504, *range(520, 525)
 _NAMES_FEATURES = frozenset({400, 404, 405, 415, 422, 500, 501})
 _UNEXPLAINED = _NAMES_FEATURES - {500}
 _INTERNAL_ERROR = 500
+_TOO_MANY = frozenset({429, 529})
 _LONGEST_EVIDENCE = 300
 _ABILITIES = frozenset({known.TOOLS, known.IMAGES, "tool_choice=object"})
 """Facts about what a model or its server can do at all."""
@@ -52,6 +53,11 @@ _FILTER = re.compile(
     r"content_filter|content_policy_violation|ResponsibleAIPolicyViolation|data_inspection_failed"
     r"|ContentPolicyViolationError|invalid prompt.*usage policy",
     re.IGNORECASE | re.DOTALL,
+)
+_PASSING = re.compile(
+    r"try again|please retry|retry your|overloaded|temporar|(?:service|currently) unavailable|at capacity"
+    r"|timed out|had an error while",
+    re.IGNORECASE,
 )
 _NO_ENDPOINT = re.compile(r"no endpoints found that support", re.IGNORECASE)
 _PINNED = re.compile(r"server is pinned to|is not a valid model id|invalid model name passed", re.IGNORECASE)
@@ -127,8 +133,9 @@ def judge(
     # An error under status 200 with nothing recognised is an upstream that broke off.
     if should_retry and (status in _TRANSIENT or response.is_success):
         wish = wished_wait(status, response.headers, response.text, time.time())
-        is_unexplained = status == _INTERNAL_ERROR
-        return Verdict(Transient(line, retry_after=wish), said, status, named, is_unexplained)
+        is_unexplained = status == _INTERNAL_ERROR and not _PASSING.search(details.text)
+        error = Transient(line, retry_after=wish, limited=status in _TOO_MANY)
+        return Verdict(error, said, status, named, is_unexplained)
     hint = _hint(response, endpoint)
     # A wrong address refuses every request alike.
     is_unexplained = should_retry and not named and not hint and status in _UNEXPLAINED

@@ -5,16 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import replace
 
 from corerun.errors import ContentRefused, RequestRefused, Transient
 from corerun.interfaces import ChatReply, ChatRequest, Json, ToolCall
 from corerun.llm.extraction import candidates
+from corerun.llm.messages import printable
 from corerun_openai_router.asking.channels import FUNCTION, TOOL
 from corerun_openai_router.asking.request import Built, schema_tool_name
 from corerun_openai_router.asking.schema import without_nulls
 from corerun_openai_router.reading.usage import is_amount, read_usage
-from corerun_openai_router.text import clean
 from corerun_openai_router.wire.endpoint import Endpoint
 from corerun_openai_router.wire.transport import Response
 
@@ -84,21 +83,23 @@ def read_reply(
         raise ContentRefused(endpoint.say(f"the model refused to answer: {refusal or 'content filter'}"))
     if not (text or calls or reasoning) and finish in ("stop", "unknown"):
         raise Transient(endpoint.say("the answer is empty"))
+    usage = read_usage(document.get("usage"), request, text + reasoning)
+    if built.calls_in_text and not calls:
+        call = _call_in_text(text, reasoning, finish, request)
+        if call is not None:
+            text, calls, finish = "", (call,), "tool"
+    if request.schema is not None:
+        text = _schema_answer(text, calls, request, built)
     model, created = document.get("model"), document.get("created")
-    reply = ChatReply(
+    return ChatReply(
         text=text,
         tool_calls=calls,
         reasoning=reasoning,
         finish=finish,
-        usage=read_usage(document.get("usage"), request, text + reasoning),
+        usage=usage,
         model=model if isinstance(model, str) and model else request.model,
         created=int(created) if created is not None and is_amount(created) else None,
     )
-    if built.calls_in_text and not calls:
-        reply = _with_calls_of_text(reply, request)
-    if request.schema is not None:
-        reply = _with_schema_answer(reply, request, built)
-    return reply
 
 
 def came_as_asked(reply: ChatReply, channel: str) -> bool:
@@ -116,30 +117,29 @@ def _choice(document: Mapping[str, Json]) -> Json:
     return choices[0] if isinstance(choices, list) and choices else None
 
 
-def _with_calls_of_text(reply: ChatReply, request: ChatRequest) -> ChatReply:
-    """The reply with the call that its text is, if it is one of a function that was offered."""
+def _call_in_text(text: str, reasoning: str, finish: str, request: ChatRequest) -> ToolCall | None:
+    """The call that a text is, if it is one of a function that was offered."""
     names = {tool.get("function", tool).get("name") for tool in request.tools}
     if request.schema is not None:
         names.add(schema_tool_name(request))
-    for candidate in candidates(reply):
+    for candidate in candidates(ChatReply(text=text, reasoning=reasoning, finish=finish)):
         if not isinstance(candidate, dict):
             continue
         name = candidate.get("tool", candidate.get("name"))
         if isinstance(name, str) and name in names:
-            call = ToolCall("call_0", clean(name), _text(candidate.get("arguments")))
-            return replace(reply, text="", tool_calls=(call,), finish="tool")
-    return reply
+            return ToolCall("call_0", printable(name), _text(candidate.get("arguments")))
+    return None
 
 
-def _with_schema_answer(reply: ChatReply, request: ChatRequest, built: Built) -> ChatReply:
-    """The reply whose text is the answer, wherever the server put it, in the caller's own schema."""
-    own = [call.arguments for call in reply.tool_calls if call.name == schema_tool_name(request)]
-    others = [] if request.tools else [call.arguments for call in reply.tool_calls]
-    text = reply.text or (own or others or [""])[0]
+def _schema_answer(text: str, calls: tuple[ToolCall, ...], request: ChatRequest, built: Built) -> str:
+    """The answer, wherever the server put it, in the caller's own schema."""
+    own = [call.arguments for call in calls if call.name == schema_tool_name(request)]
+    others = [] if request.tools else [call.arguments for call in calls]
+    text = text or (own or others or [""])[0]
     if built.strict_schema and "null" in text:
         with suppress(ValueError, RecursionError):
             text = json.dumps(without_nulls(json.loads(text), request.schema), ensure_ascii=False)
-    return replace(reply, text=clean(text))
+    return printable(text)
 
 
 def _text(content: Json) -> str:
@@ -147,10 +147,10 @@ def _text(content: Json) -> str:
     if content is None:
         return ""
     if isinstance(content, str):
-        return clean(content)
+        return printable(content)
     if isinstance(content, list):
         return "".join(_text(part.get("text") if isinstance(part, dict) else part) for part in content)
-    return clean(json.dumps(content, ensure_ascii=False))
+    return printable(json.dumps(content, ensure_ascii=False))
 
 
 def _finish(reason: Json, calls: tuple[ToolCall, ...]) -> str:
@@ -173,7 +173,7 @@ def _tool_calls(message: Mapping[str, Json]) -> tuple[ToolCall, ...]:
         calls.append(
             ToolCall(
                 id=call_id if isinstance(call_id, str) and call_id else f"call_{len(calls)}",
-                name=clean(function["name"]),
+                name=printable(function["name"]),
                 arguments=_text(function.get("arguments")),
             )
         )

@@ -19,7 +19,7 @@ from yarl import URL
 
 from corerun.errors import RequestRefused, Transient, UsageError
 from corerun.interfaces import Json
-from corerun_openai_router.wire.address import ip_address, is_forbidden, is_loopback_url
+from corerun.llm.address import ip_address, is_forbidden, is_loopback_url
 from corerun_openai_router.wire.endpoint import Endpoint
 from corerun_openai_router.wire.transport import (
     BETWEEN_BYTES_S,

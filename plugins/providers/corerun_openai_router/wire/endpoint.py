@@ -7,9 +7,9 @@ from dataclasses import dataclass, field, replace
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
 
 from corerun.interfaces import Connection
+from corerun.llm.address import ALLOW_INSECURE_HTTP, address_problem, is_local_url
 from corerun.llm.models import environment_key, true_value
 from corerun.redaction import redact, remember
-from corerun_openai_router.wire.address import address_problem, is_local_url
 
 OPENAI_BASE_URL = "https://api.openai.com/v1"
 OLLAMA_BASE_URL = "http://localhost:11434/v1"
@@ -17,7 +17,6 @@ AZURE_API_VERSION = "2024-10-21"
 """Sent to an Azure deployment whose address and configuration name no version."""
 KEYLESS = "none"
 """Sent where no key is needed, because the SDK refuses an empty one."""
-ALLOW_INSECURE_HTTP = "CORERUN_ALLOW_INSECURE_HTTP"
 
 _LONGEST_MESSAGE = 400
 _OPENAI_HOST = "api.openai.com"

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from corerun.interfaces import Delta, Json
-from corerun_openai_router.text import clean
+from corerun.llm.messages import printable
 
 
 @dataclass(slots=True)
@@ -24,7 +24,7 @@ class GrowingText:
             return
         piece = self.half + piece
         self.half = piece[-1] if "\ud800" <= piece[-1] <= "\udbff" else ""
-        piece = clean(piece.removesuffix(self.half))
+        piece = printable(piece.removesuffix(self.half))
         if piece:
             self.pieces.append(piece)
             yield Delta(self.kind, piece)
@@ -79,7 +79,7 @@ class GrowingCalls:
         function = fragment.get("function")
         function = function if isinstance(function, dict) else {}
         call_id = fragment["id"] if isinstance(fragment.get("id"), str) else ""
-        name = clean(function["name"]) if isinstance(function.get("name"), str) else ""
+        name = printable(function["name"]) if isinstance(function.get("name"), str) else ""
         arguments = function.get("arguments")
         if arguments is not None and not isinstance(arguments, str):
             arguments = json.dumps(arguments, ensure_ascii=False)

@@ -31,7 +31,7 @@ class Response:
 
     @property
     def text(self) -> str:
-        return self.content.decode("utf-8", "replace")
+        return self.content.decode("utf-8-sig", "replace")
 
     @property
     def is_success(self) -> bool:

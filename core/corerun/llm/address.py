@@ -6,6 +6,9 @@ import ipaddress
 import socket
 from urllib.parse import urlsplit
 
+ALLOW_INSECURE_HTTP = "CORERUN_ALLOW_INSECURE_HTTP"
+"""The variable that lets prompts and keys go to a public host by plain http."""
+
 IpAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 # The address under which cloud machines hand out their own credentials, in its IPv6 form.
