@@ -62,7 +62,22 @@ def test_every_flag_but_the_paths_is_in_the_precedence_test() -> None:
         name for name, field in BftsSettings.model_fields.items() if field.annotation in (bool, int)
     }
     internal = {"best_value", "copy_data", "generate_report", "keep_workspaces", "preprocess_data"}
-    assert flags - internal - {"out_root"} <= {*SCALARS, *SHARED}
+    in_one_place = {"out_root", "models_file", "strict_params"}
+    assert flags - internal - in_one_place <= {*SCALARS, *SHARED}
+
+
+@pytest.mark.parametrize(("flag", "strict"), [((), True), (("--no-strict-params",), False)])
+def test_a_refused_parameter_is_an_error_where_the_file_or_a_flag_says_so(
+    tmp_path: Path, flag: tuple[str, ...], strict: bool
+) -> None:
+    (tmp_path / "job_config.yaml").write_text(
+        yaml.safe_dump(
+            {"job": {"load_ideas": str(jobs.IDEAS), "idea_idx": 0}, "llm": {"strict_params": True}}
+        )
+    )
+    checked = dry_run(tmp_path, *flag)
+    assert checked.code == 0, checked.stderr
+    assert checked.plan.settings.llm.strict_params is strict
 
 
 def place(tree: dict[str, Any], path: tuple[str, ...], value: Any) -> None:

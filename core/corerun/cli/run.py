@@ -39,6 +39,11 @@ def _spellings(name: str) -> list[str]:
     return list(dict.fromkeys([f"--{name}", f"--{name.replace('_', '-')}"]))
 
 
+def _switches(name: str) -> list[str]:
+    dashed = name.replace("_", "-")
+    return [f"--{name}/--no-{dashed}", *([f"--{dashed}/--no-{name}"] if "_" in name else [])]
+
+
 def _is_bool(annotation: Any) -> bool:
     return annotation is bool or bool in typing.get_args(annotation)
 
@@ -69,9 +74,7 @@ def _job_options(ctx: click.Context) -> list[click.Parameter]:
     for name, key, text in COMMON:
         field = _field(config.Settings, key.split("."))
         if field.annotation is bool:
-            options.append(
-                click.Option([*_spellings(name), f"common__{name}"], is_flag=True, default=None, help=text)
-            )
+            options.append(click.Option([*_switches(name), f"common__{name}"], default=None, help=text))
             continue
         default = "" if field.default in (None, "") or key == "out_root" else f"  [default: {field.default}]"
         options.append(click.Option([*_spellings(name), f"common__{name}"], help=text + default))
@@ -86,9 +89,7 @@ def _job_options(ctx: click.Context) -> list[click.Parameter]:
         if field.default is not None:
             text += f"  [default: {field.default}]"
         if _is_bool(field.annotation):
-            spelled = "/".join([f"--{name}", f"--no-{name.replace('_', '-')}"])
-            dashed = [f"--{name.replace('_', '-')}/--no-{name}"] if "_" in name else []
-            options.append(click.Option([spelled, *dashed, f"job__{name}"], default=None, help=text))
+            options.append(click.Option([*_switches(name), f"job__{name}"], default=None, help=text))
         else:
             options.append(click.Option([*_spellings(name), f"job__{name}"], help=text))
     return options

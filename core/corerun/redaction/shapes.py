@@ -15,7 +15,7 @@ _NO_WORD = r"(?=[a-z]*[A-Z0-9])"
 
 _BREAK = r"(?:\s|\\+[nrt])+"
 _PEM = (
-    r"(?<=PRIVATE KEY-----)(?:(?:[\sA-Za-z0-9+/=:,-]|\\+[nrt]){1,20000}?(?=-----END)"
+    r"(?<=PRIVATE KEY-----)(?:(?:[\sA-Za-z0-9+/=:,]|-(?!----)|\\+[nrt]){1,20000}+(?=-----END)"
     # Cut off before its end.
     rf"|(?:{_BREAK}[A-Za-z0-9+/=]{{40,}})+(?:{_BREAK}[A-Za-z0-9+/=]+)?)"
 )

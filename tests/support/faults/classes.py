@@ -212,10 +212,10 @@ def _wishes() -> Iterator[Row]:
     gemini = fault(429, [{"error": {"code": 429, "message": "slow down", "details": delay}}])
     yield failure("wish-gemini", "Transient", gemini, shows={"retry_after": (37.0, 40.8)})
     date = fault(429, {"error": "slow down"}, {"retry-after": formatdate(time.time() + 3600, usegmt=True)})
-    yield failure("wish-date", "Transient", date, shows={"retry_after": (3000.0, 3961.0)})
+    yield failure("wish-date", "Transient", date, shows={"retry_after": (600.0, 3961.0)})
     epoch = str(int((time.time() + 3600) * 1000))
     router = fault(429, {"error": "slow down"}, {"x-ratelimit-reset": epoch})
-    yield failure("wish-epoch", "Transient", router, shows={"retry_after": (3000.0, 3961.0)})
+    yield failure("wish-epoch", "Transient", router, shows={"retry_after": (600.0, 3961.0)})
     short = fault(429, {"error": "slow down"}, {"retry-after": "30"})
     yield Row("wish-granted", STRUCTURED, first=(short,), requests=2, again=2)
     for name, headers in {"long": {"retry-after": "3600"}, "long-ms": {"retry-after-ms": "121000"}}.items():
