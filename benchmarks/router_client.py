@@ -39,7 +39,8 @@ def messages(number: int) -> list[dict[str, str]]:
 
 @asynccontextmanager
 async def corerun_client(address: str, concurrency: int, transport: str) -> AsyncIterator[Ask]:
-    """The whole path: names, capabilities, limits, budget, call, a journal on disk, validation, ledger."""
+    """The whole path: names, capabilities, limits, budget, call, redaction, a journal on disk, validation,
+    ledger."""
     from pydantic import BaseModel
 
     from corerun.llm.budget import Budget
@@ -48,6 +49,7 @@ async def corerun_client(address: str, concurrency: int, transport: str) -> Asyn
     from corerun.llm.messages import system, user
     from corerun.llm.settings import LlmSettings
     from corerun.plugins import PluginManager
+    from corerun.redaction import remember_environment
     from corerun.runs import io
     from corerun.runs.journal import Journal
 
@@ -71,10 +73,13 @@ async def corerun_client(address: str, concurrency: int, transport: str) -> Asyn
     with tempfile.TemporaryDirectory(prefix="corerun-bench-") as place:
         environ = {
             "OAIC_BENCH_BASE_URL": f"{address}/v1",
+            "OAIC_BENCH_API_KEY": "sk-bench-0123456789abcdef0123456789",
+            "OAIC_OTHER_API_KEY": "sk-other-0123456789abcdef0123456789",
             "CORERUN_TRANSPORT": transport,
             "CORERUN_CAPS_PATH": f"{place}/caps.sqlite",
             "XDG_CACHE_HOME": place,
         }
+        remember_environment(environ)
         directory = ModelDirectory(PluginManager(), environ)
         journal = Journal(Path(place, "run"))
         models = LanguageModels(
