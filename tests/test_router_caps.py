@@ -78,6 +78,15 @@ def test_the_file_says_what_was_seen(tmp_path: Path) -> None:
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
+@pytest.mark.parametrize("column", ["last_seen", "evidence", "hits", "state"])
+def test_a_damaged_row_is_asked_again(tmp_path: Path, column: str) -> None:
+    learn(knowledge(tmp_path), "seed", "n")
+    with sqlite3.connect(tmp_path / "caps.sqlite") as file:
+        file.execute(f"UPDATE caps SET {column} = x'00ff' WHERE feature = 'seed'")
+    file.close()
+    assert knowledge(tmp_path).facts("m") == {"n"}
+
+
 def test_the_path_comes_from_the_environment(tmp_path: Path) -> None:
     for environ in ({"CORERUN_CAPS_PATH": str(tmp_path / "own.sqlite")}, {"XDG_CACHE_HOME": str(tmp_path)}):
         CapsStore.of(environ).load("u", "m")

@@ -35,6 +35,16 @@ ON CONFLICT (key) DO UPDATE SET
     last_seen = excluded.last_seen, hits = hits + excluded.hits, version = excluded.version
 """
 _COLUMNS = "feature, value, state, evidence, status, first_seen, last_seen, hits, version"
+# Anybody may write to the file; a row that can't be read is one that isn't there.
+_SOUND = " AND ".join(
+    f"typeof({name}) = '{kind}'"
+    for kind, names in {
+        "text": ("feature", "value", "state", "evidence", "version"),
+        "real": ("first_seen", "last_seen"),
+        "integer": ("status", "hits"),
+    }.items()
+    for name in names
+)
 
 _T = TypeVar("_T")
 
@@ -75,7 +85,7 @@ class CapsStore:
 
     def load(self, base_url: str, model: str) -> list[Row]:
         """Everything that is known of one model."""
-        query = f"SELECT {_COLUMNS} FROM caps WHERE base_url = ? AND model = ?"
+        query = f"SELECT {_COLUMNS} FROM caps WHERE base_url = ? AND model = ? AND {_SOUND}"
         found = self._do(lambda file: file.execute(query, (base_url, model)).fetchall())
         return [Row(joined(feature, value), *rest) for feature, value, *rest in found or ()]
 
