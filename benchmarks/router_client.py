@@ -73,8 +73,8 @@ async def corerun_client(address: str, concurrency: int, transport: str) -> Asyn
     with tempfile.TemporaryDirectory(prefix="corerun-bench-") as place:
         environ = {
             "OAIC_BENCH_BASE_URL": f"{address}/v1",
-            "OAIC_BENCH_API_KEY": "sk-bench-0123456789abcdef0123456789",
-            "OAIC_OTHER_API_KEY": "sk-other-0123456789abcdef0123456789",
+            "OAIC_BENCH_API_KEY": "a-key-that-is-not-one-of-any-vendor",
+            "OAIC_OTHER_API_KEY": "another-key-that-no-answer-holds",
             "CORERUN_TRANSPORT": transport,
             "CORERUN_CAPS_PATH": f"{place}/caps.sqlite",
             "XDG_CACHE_HOME": place,
