@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from corerun.errors import UsageError
 from corerun.interfaces import Connection
 from corerun.llm.address import address_problem, ip_address, is_local_url
+from corerun.llm.retry_after import wished_wait
 from corerun.redaction import redact
 from corerun_openai_router.provider import OpenAIRouter
-from corerun_openai_router.reading.retry_after import wished_wait
 from corerun_openai_router.wire.endpoint import AZURE_API_VERSION, Endpoint, endpoint_of
 from tests.support.openai_server import OpenAIServer
 from tests.support.router import CONTEXT, KEY, QUESTION

@@ -6,8 +6,12 @@ import ipaddress
 import socket
 from urllib.parse import urlsplit
 
+from corerun.redaction import redact
+
 ALLOW_INSECURE_HTTP = "CORERUN_ALLOW_INSECURE_HTTP"
 """The variable that lets prompts and keys go to a public host by plain http."""
+
+_LONGEST_LINE = 400
 
 IpAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 
@@ -48,6 +52,14 @@ def address_problem(url: str, *, allow_insecure: bool = False) -> str:
     if parts.scheme == "http" and not allow_insecure and not _is_private_host(host):
         return "is plain http to a public host"
     return ""
+
+
+def said_by(url: str, text: str) -> str:
+    """One line for people about what the server at ``url`` says or does: shortened, and without secrets."""
+    line = " ".join(redact(text).split())
+    if len(line) > _LONGEST_LINE:
+        line = line[: _LONGEST_LINE - 4] + " ..."
+    return f"{urlsplit(url).netloc}: {line}"
 
 
 def is_local_url(url: str) -> bool:

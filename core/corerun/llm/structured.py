@@ -12,12 +12,8 @@ from corerun.interfaces import Json
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
 
-PLAIN_KEYWORDS = frozenset(
+LIMIT_KEYWORDS = frozenset(
     {
-        "type",
-        "description",
-        "enum",
-        "required",
         "minimum",
         "maximum",
         "exclusiveMinimum",
@@ -31,6 +27,7 @@ PLAIN_KEYWORDS = frozenset(
         "uniqueItems",
     }
 )
+PLAIN_KEYWORDS = LIMIT_KEYWORDS | {"type", "description", "enum", "required"}
 
 
 class Problems(ValueError):

@@ -5,23 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from corerun.interfaces import Json
+from corerun.llm.structured import LIMIT_KEYWORDS
 
 _KEPT = ("type", "description", "enum", "const", "required")
-_LIMITS = frozenset(
-    {
-        "minimum",
-        "maximum",
-        "exclusiveMinimum",
-        "exclusiveMaximum",
-        "multipleOf",
-        "minLength",
-        "maxLength",
-        "pattern",
-        "minItems",
-        "maxItems",
-        "uniqueItems",
-    }
-)
 
 
 def output_schema(schema: Json) -> Json | None:
@@ -55,7 +41,7 @@ def output_schema(schema: Json) -> Json | None:
         found["items"] = output_schema(schema.get("items"))
         if found["items"] is None:
             return None
-    limits = [f"{name}: {schema[name]}" for name in schema if name in _LIMITS]
+    limits = [f"{name}: {schema[name]}" for name in schema if name in LIMIT_KEYWORDS]
     if limits:
         described = [schema["description"]] if schema.get("description") else []
         found["description"] = " ".join([*described, f"({', '.join(limits)})"])

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 from corerun.errors import EnvironmentRefused, UsageError
 from corerun.interfaces import Connection
-from corerun.llm.address import ALLOW_INSECURE_HTTP, address_problem, is_local_url
+from corerun.llm.address import ALLOW_INSECURE_HTTP, address_problem, is_local_url, said_by
 from corerun.llm.models import true_value
 from corerun.redaction import redact, remember
 
@@ -17,7 +17,6 @@ KEY_VARIABLES = ("ANTHROPIC_API_KEY", "OAIC_ANTHROPIC_API_KEY")
 URL_VARIABLES = ("ANTHROPIC_BASE_URL", "OAIC_ANTHROPIC_BASE_URL")
 
 _KEYLESS = "none"
-_LONGEST_MESSAGE = 400
 _INSTALL = "pip install 'corerun[anthropic]'"
 
 
@@ -56,10 +55,7 @@ class Endpoint:
 
     def say(self, text: str) -> str:
         """One line about this server for people: shortened, and without secrets."""
-        line = " ".join(redact(text).split())
-        if len(line) > _LONGEST_MESSAGE:
-            line = line[: _LONGEST_MESSAGE - 4] + " ..."
-        return f"{urlsplit(self.address).netloc}: {line}"
+        return said_by(self.address, text)
 
 
 def endpoint_of(connection: Connection) -> Endpoint:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from email.utils import parsedate_to_datetime
 
 from corerun.errors import (
     AuthFailed,
@@ -22,13 +20,12 @@ from corerun.errors import (
     Unsupported,
 )
 from corerun.interfaces import Json
+from corerun.llm.retry_after import PASSING, TOO_MANY, wished_wait
 from corerun_anthropic.endpoint import KEY_VARIABLES, Endpoint
 
 _LARGEST_BODY = 2000
 _TRANSIENT_TYPES = frozenset({"rate_limit_error", "overloaded_error", "api_error", "timeout_error"})
-_TRANSIENT = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524, 529})
 _TOO_MANY_TYPES = frozenset({"rate_limit_error", "overloaded_error"})
-_TOO_MANY = frozenset({429, 529})
 _QUOTA = re.compile(
     r"credit balance is too low|(?:spend|usage) limits?\b.*reached|reached your .*(?:spend|usage) limit"
     r"|spend_limit_reached",
@@ -104,35 +101,12 @@ def classify(answer: Answer, endpoint: Endpoint) -> ModelError:
     if _IMAGE_SIZE.search(message):
         return Unsupported(line)
     is_cut = status < 300 and not answer.error and not answer.is_page
-    may_pass = kind in _TRANSIENT_TYPES or status in _TRANSIENT or is_cut
+    may_pass = kind in _TRANSIENT_TYPES or status in PASSING or is_cut
     if may_pass and answer.headers.get("x-should-retry", "").lower() != "false":
-        wish = _wished_wait(answer.headers, time.time())
-        is_limited = status in _TOO_MANY or kind in _TOO_MANY_TYPES
+        wish = wished_wait(status, answer.headers, "", time.time())
+        is_limited = status in TOO_MANY or kind in _TOO_MANY_TYPES
         return Transient(line, retry_after=wish, limited=is_limited)
     hint = ""
     if not answer.error:
         hint = f"is {endpoint.address} the address of an API that speaks Anthropic's Messages?"
     return RequestRefused(line, hint=hint)
-
-
-def _wished_wait(headers: Mapping[str, str], now: float) -> float | None:
-    """The server's wish in seconds; None: it has none."""
-    milliseconds = _number(headers.get("retry-after-ms", ""))
-    if milliseconds is not None:
-        return milliseconds / 1000
-    text = headers.get("retry-after", "")
-    seconds = _number(text)
-    if seconds is not None or not text:
-        return seconds
-    try:
-        return max(0.0, parsedate_to_datetime(text).timestamp() - now)
-    except (ValueError, OverflowError):
-        return None
-
-
-def _number(text: str) -> float | None:
-    try:
-        number = float(text)
-    except ValueError:
-        return None
-    return max(0.0, number) if math.isfinite(number) else None

@@ -10,9 +10,8 @@ from dataclasses import dataclass
 
 from corerun.errors import Unsupported
 from corerun.interfaces import Json, Message, Part, ToolCall
-from corerun.llm.messages import printable
+from corerun.llm.messages import IMAGE_OMITTED, printable
 
-IMAGE_OMITTED = "[image omitted]"
 LARGEST_IMAGE = 10 * 1024 * 1024
 """Characters of base64, as the API counts; models that take less say so themselves."""
 

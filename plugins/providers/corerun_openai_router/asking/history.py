@@ -11,9 +11,8 @@ from enum import Enum
 from corerun.errors import Unsupported
 from corerun.interfaces import Json, Message, Part, ToolCall
 from corerun.llm.extraction import strip_reasoning
-from corerun.llm.messages import printable
+from corerun.llm.messages import IMAGE_OMITTED, printable
 
-IMAGE_OMITTED = "[image omitted]"
 GO_ON = "Go on."
 """The user's turn of a conversation that has none, for servers that insist on one."""
 

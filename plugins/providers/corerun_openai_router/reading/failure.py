@@ -19,19 +19,17 @@ from corerun.errors import (
     Unsupported,
 )
 from corerun.interfaces import ChatRequest, Json
+from corerun.llm.retry_after import PASSING, TOO_MANY, wished_wait
 from corerun.redaction import redact
 from corerun_openai_router import facts as known
 from corerun_openai_router.reading.details import Details, read_details
 from corerun_openai_router.reading.refusals import Alternatives, refused_features
-from corerun_openai_router.reading.retry_after import wished_wait
 from corerun_openai_router.wire.endpoint import Endpoint
 from corerun_openai_router.wire.transport import Response
 
-_TRANSIENT = frozenset({408, 409, 425, 429, 500, 502, 503, 504, *range(520, 525), 529})
 _NAMES_FEATURES = frozenset({400, 404, 405, 415, 422, 500, 501})
 _UNEXPLAINED = _NAMES_FEATURES - {500}
 _INTERNAL_ERROR = 500
-_TOO_MANY = frozenset({429, 529})
 _LONGEST_EVIDENCE = 300
 _ABILITIES = frozenset({known.TOOLS, known.IMAGES, "tool_choice=object"})
 """Facts about what a model or its server can do at all."""
@@ -131,10 +129,10 @@ def judge(
         return Verdict(Unsupported(line), said, status, named)
     should_retry = response.headers.get("x-should-retry", "").lower() != "false"
     # An error under status 200 with nothing recognised is an upstream that broke off.
-    if should_retry and (status in _TRANSIENT or response.is_success):
+    if should_retry and (status in PASSING or response.is_success):
         wish = wished_wait(status, response.headers, response.text, time.time())
         is_unexplained = status == _INTERNAL_ERROR and not _PASSING.search(details.text)
-        error = Transient(line, retry_after=wish, limited=status in _TOO_MANY)
+        error = Transient(line, retry_after=wish, limited=status in TOO_MANY)
         return Verdict(error, said, status, named, is_unexplained)
     hint = _hint(response, endpoint)
     # A wrong address refuses every request alike.

@@ -6,8 +6,7 @@ import math
 from collections.abc import Mapping
 
 from corerun.interfaces import ChatRequest, Json, Part, Usage
-
-_CHARACTERS_PER_TOKEN = 4
+from corerun.llm.ledger import CHARACTERS_PER_TOKEN
 
 
 def read_usage(data: Json, request: ChatRequest, answer: str) -> Usage:
@@ -72,7 +71,7 @@ def _detail(usage: Mapping[str, Json], group: str, name: str) -> int | None:
 
 
 def _estimate(characters: int) -> int:
-    return math.ceil(characters / _CHARACTERS_PER_TOKEN)
+    return math.ceil(characters / CHARACTERS_PER_TOKEN)
 
 
 def _characters(content: str | tuple[Part, ...]) -> int:

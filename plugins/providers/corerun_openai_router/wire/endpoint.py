@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
 
 from corerun.interfaces import Connection
-from corerun.llm.address import ALLOW_INSECURE_HTTP, address_problem, is_local_url
+from corerun.llm.address import ALLOW_INSECURE_HTTP, address_problem, is_local_url, said_by
 from corerun.llm.models import environment_key, true_value
 from corerun.redaction import redact, remember
 
@@ -18,7 +18,6 @@ AZURE_API_VERSION = "2024-10-21"
 KEYLESS = "none"
 """Sent where no key is needed, because the SDK refuses an empty one."""
 
-_LONGEST_MESSAGE = 400
 _OPENAI_HOST = "api.openai.com"
 _AZURE_HOSTS = (".openai.azure.com", ".cognitiveservices.azure.com", ".services.ai.azure.com")
 _DEPLOYMENTS = "/openai/deployments"
@@ -52,10 +51,7 @@ class Endpoint:
 
     def say(self, text: str) -> str:
         """One line about this server for people: shortened, and without keys."""
-        line = " ".join(redact(text).split())
-        if len(line) > _LONGEST_MESSAGE:
-            line = line[: _LONGEST_MESSAGE - 4] + " ..."
-        return f"{urlsplit(self.base_url).netloc}: {line}"
+        return said_by(self.base_url, text)
 
     @property
     def shown_url(self) -> str:

@@ -1,4 +1,4 @@
-"""How long a server wants us to wait: headers and wordings of the vendors, in seconds."""
+"""What HTTP says about trying again: which statuses pass, and how long a wait the server wants."""
 
 from __future__ import annotations
 
@@ -6,6 +6,11 @@ import math
 import re
 from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
+
+PASSING = frozenset({408, 409, 425, 429, 500, 502, 503, 504, *range(520, 525), 529})
+"""Statuses after which the same request may be answered."""
+TOO_MANY = frozenset({429, 529})
+"""Those by which a server asks to be left alone for a while."""
 
 _TOO_MANY_REQUESTS = 429
 _EPOCH_SECONDS = 1e9
