@@ -58,16 +58,14 @@ def providers(
 
 async def offered(directory: ModelDirectory, name: str, environ: Mapping[str, str]) -> list[str]:
     """The ids that a provider, or the server of an alias, offers. Raises what the provider raises."""
-    is_alias = name in directory.aliases
-    provider: Any = directory.provider(name) if is_alias else directory.named(name)
+    model = name if name in directory.aliases else f"{name}::any"
+    provider: Any = directory.provider(model)
     ask = getattr(provider, "list_models", None)
     if ask is None:
         raise UsageError(f"the provider {provider.info.name!r} keeps no list of its models")
     if true_value(environ.get("CORERUN_OFFLINE")) and not provider.info.is_local:
         raise EnvironmentRefused(f"CORERUN_OFFLINE is set and {name!r} isn't local")
-    check = getattr(provider, "check", None)
-    if check is not None:
-        check()
+    directory.check(model)
     return sorted(await ask())
 
 
