@@ -127,7 +127,6 @@ async def _live(
         settings=LlmSettings(
             retries=plan.settings.llm.retries,
             repairs=plan.settings.llm.repairs,
-            concurrency=plan.settings.llm.concurrency or 2 * plan.settings.workers,
             cache=plan.settings.llm.cache,
             strict=plan.settings.llm.strict_params,
         ),
