@@ -8,6 +8,7 @@ import sqlite3
 import stat
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -214,6 +215,20 @@ async def test_parallel_first_calls_meet_one_refusal(tmp_path: Path) -> None:
         assert all(reply.degradations for reply in replies)
         await ask_at_once(server, tmp_path, 10)
         assert server.calls == 267
+
+
+async def test_a_loop_that_was_held_up_gives_the_refusal_time_to_be_read() -> None:
+    gate = Gate()
+    leader, follower = gate.passage(), gate.passage()
+    assert not await leader.waited(("kind",))
+    waiting = asyncio.ensure_future(follower.waited(("kind",)))
+    await asyncio.sleep(0)
+    time.sleep(LONGEST_WAIT_S * 2)  # what holds the loop up: a disk, a collection of garbage
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert not waiting.done(), "the leader's refusal takes a few turns of the loop to be read"
+    leader.close()
+    assert await waiting
 
 
 async def test_parallel_first_calls_wait_for_one_that_guesses(tmp_path: Path) -> None:

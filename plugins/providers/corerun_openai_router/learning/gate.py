@@ -13,6 +13,9 @@ LONGEST_WAIT_S = 0.5
 LONGEST_WAIT_FOR_REFUSALS_S = 3.0
 """A server that was slow to refuse one request is given as much time for the next, up to this."""
 
+HELD_UP_S = 0.05
+"""An event loop that is so late was held up: the refusal may lie there unread, so it is waited for."""
+
 Kind = tuple[object, ...]
 
 
@@ -88,7 +91,9 @@ class Passage:
                 async with asyncio.timeout_at(first.until):
                     await first.over.wait()
             except TimeoutError:
-                pass
+                late = loop.time() - first.until
+                if late > HELD_UP_S:
+                    first.until = loop.time() + late
         return True
 
     def refused(self, *, is_guessing: bool) -> None:
