@@ -5,7 +5,7 @@ BIN := .venv/bin
 PIP := -m pip install -qq --disable-pip-version-check --no-input
 INSTALL := PIP_ROOT_USER_ACTION=ignore $(BIN)/python $(PIP) --constraint constraints.txt
 SOURCES := core plugins tests benchmarks docs examples .ci
-BENCHMARKS := startup router bfts recipes_gain
+BENCHMARKS := startup execution router bfts durability supervision recipes_gain
 ARGS ?=
 
 .DEFAULT_GOAL := help
@@ -18,7 +18,7 @@ run: .venv/run.stamp ## run the example experiment search on the built-in recipe
 	@$(BIN)/corerun --plugin bfts run --model recipes::default $(ARGS)
 
 test: .venv/dev.stamp .gateway/stamp ## run the tests (ARGS='-k journal' adds flags)
-	@$(BIN)/pytest -m 'not soak' $(ARGS)
+	@$(BIN)/pytest -m 'not soak' --numprocesses auto --dist loadfile $(ARGS)
 
 lint: .venv/dev.stamp ## check style and import rules
 	@$(BIN)/ruff check --quiet $(SOURCES)

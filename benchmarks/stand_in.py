@@ -36,7 +36,10 @@ OUTPUT = "".join(f"epoch {epoch}: validation loss {0.9**epoch:.6f}\n" for epoch 
 
 # The steps of a node come in this order, and each leaves a file by which the next knows its turn.
 _INTERPRETER = """\
-#!/bin/sh
+#!/bin/bash
+# As a real start does: the last argument says where to write that the program was begun.
+result=${!##*'"result": '}
+echo >&"${result%%,*}"
 cd "$HOME/.." || exit 1
 if [ ! -e working ]; then
     { read -r _ _ score; read -r _ _ seconds; } < runfile.py

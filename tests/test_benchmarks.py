@@ -52,6 +52,28 @@ def test_bfts() -> None:
     assert all(figure["value"] > 0 for what, figure in by_name.items() if "farthest" not in what)
 
 
+def test_execution() -> None:
+    found = result("benchmarks.execution", "--quick")
+    assert found["benchmark"] == "execution"
+    names = [figure["what"] for figure in found["figures"]]
+    assert len(set(names)) == len(names)
+    assert any("cold start in local" in name for name in names)
+
+
+def test_supervision() -> None:
+    found = result("benchmarks.supervision", "--quick")
+    assert found["benchmark"] == "supervision"
+    assert [figure["unit"] for figure in found["figures"]] == ["MB", "s", "ms", "ms", "of a core"]
+    assert found["figures"][0]["met"]
+
+
+def test_durability() -> None:
+    found = result("benchmarks.durability", "--quick")
+    assert found["benchmark"] == "durability"
+    assert [figure["unit"] for figure in found["figures"]] == ["s/node", "share"]
+    assert all(figure["value"] > 0 for figure in found["figures"])
+
+
 def test_router() -> None:
     found = result("benchmarks.router", "--quick")
     assert found["benchmark"] == "router"

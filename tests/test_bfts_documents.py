@@ -242,14 +242,17 @@ async def test_000_21_archives_are_unpacked_in_the_copy_alone(tmp_path: Path) ->
     with zipfile.ZipFile(rows / "good.zip", "w") as archive:
         archive.writestr("inner.csv", "x\n")
         archive.writestr("__MACOSX/junk", "")
+    with zipfile.ZipFile(rows / "evil.zip", "w") as archive:
+        archive.writestr("inner.csv", "x\n")
         archive.writestr("../outside.csv", "never")
     (rows / "broken.zip").write_bytes(b"no archive")
     (rows / ".DS_Store").write_bytes(b"")
     data, warnings = await data_of_a_run(tmp_path, "data_dir: rows\npreprocess_data: true\n")
     found = sorted(str(path.relative_to(data)) for path in data.rglob("*") if path.is_file())
-    assert found == ["broken.zip", "good.zip", "good/inner.csv"]
-    assert [text for text in warnings if "data/broken.zip can't be unpacked" in text]
-    assert sorted(path.name for path in rows.iterdir()) == [".DS_Store", "broken.zip", "good.zip"]
+    assert found == ["broken.zip", "evil.zip", "good.zip", "good/inner.csv"]
+    for name in ("broken.zip", "evil.zip"):
+        assert [text for text in warnings if f"data/{name} can't be unpacked" in text]
+    assert sorted(path.name for path in rows.iterdir()) == [".DS_Store", "broken.zip", "evil.zip", "good.zip"]
 
 
 # ------------------------------------------------------------------------------------------ models

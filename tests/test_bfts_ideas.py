@@ -12,7 +12,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from corerun.errors import UsageError
-from corerun.runs.directory import safe_name
 from corerun_bfts.ideas import choose_idea, load_ideas, markdown, prose
 from corerun_bfts.sdk import run_job
 from tests.support import jobs
@@ -75,12 +74,12 @@ async def test_000_10_a_single_object_is_accepted(tmp_path: Path) -> None:
         ("[]", "at least one idea"),
         ("3", "at least one idea"),
         ("[7]", "idea 0 is a int, not an object"),
-        ("[" * 100_000, "nested too deeply"),
+        ("[" * 100_000, "nested deeper than 100 levels"),
         ('[{"Name": "x"}]', "key 'Title'"),
         (json.dumps([jobs.idea(Title=5)]), "key 'Title'"),
         (json.dumps([jobs.idea(Name="")]), "key 'Name'"),
         (json.dumps([jobs.idea(Experiments=7)]), "key 'Experiments'"),
-        ("\ud800", "can't read"),
+        ("\ud800", "ideas.json:1: not UTF-8"),
     ],
 )
 def test_000_10_a_wrong_ideas_file_says_what_is_wrong(tmp_path: Path, content: str, said: str) -> None:
@@ -225,13 +224,13 @@ def test_000_11_idea_md_has_one_section_per_key_in_order(raw: dict[str, Any]) ->
 # ---------------------------------------------------------------------------------- the directory
 
 HOSTILE = {
-    "slashes": ("../../etc/passwd", "_.._etc_passwd"),
-    "long": ("n" * 500, "n" * 80),
-    "dots": ("...", "unnamed"),
-    "colon": ("C:\\temp\\x", "C__temp_x"),
-    "unicode": ("Größe 数", "Gr__e__"),
-    "newline": ("a\nb\x00c", "a_b_c"),
-    "dash": ("--help", "--help"),
+    "slashes": ("../../etc/passwd", "etc_passwd-3754d6cb"),
+    "long": ("n" * 500, "n" * 71 + "-2c62ce96"),
+    "dots": ("...", "unnamed-ab5df625"),
+    "colon": ("C:\\temp\\x", "C_temp_x-86644e25"),
+    "unicode": ("Größe 数", "Gr_e-dba25b59"),
+    "newline": ("a\nb\x00c", "a_b_c-896144d1"),
+    "dash": ("--help", "help-0bdbc8fb"),
 }
 
 
@@ -245,19 +244,13 @@ async def test_000_14_a_hostile_name_is_one_harmless_folder(tmp_path: Path, case
     assert json.loads((folder / "idea.json").read_text())["Name"] == name
 
 
-@given(st.text())
-def test_000_14_a_name_is_always_one_path_element(name: str) -> None:
-    safe = safe_name(name)
-    assert re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,79}", safe)
-
-
 async def test_000_14_the_directory_begins_with_the_run_id_or_a_timestamp(tmp_path: Path) -> None:
     jobs.write_ideas(tmp_path)
     _, by_time = await start(tmp_path)
     assert by_time.parent == tmp_path / "out/experiments"
     assert re.fullmatch(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d_ridge_attempt_0", by_time.name)
     _, named = await start(tmp_path, run_id="night/7")
-    assert named.name == "night_7_ridge_attempt_0"
+    assert named.name == "night_7-1fee3c36_ridge_attempt_0"
 
 
 async def test_000_12_attempts_are_told_apart_by_their_number(tmp_path: Path) -> None:

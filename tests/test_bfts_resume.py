@@ -3,58 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from tests.support.killing import Ended, Experiment, check_journal, paid, processes_of, tree_of
-from tests.support.openai_server import OpenAIServer, serve_in_thread
+from tests.support.killing import Experiment, check_journal, processes_of, tree_of
+from tests.support.openai_server import serve_in_thread
 from tests.support.researcher import Researcher, fenced
+from tests.support.story import BATCH, FREE, ONE, Story, researcher, tell
 
-ONE = ("--workers", "1", "-o", "in_flight=1")
-BATCH = ("--workers", "2", "-o", "scheduler=batch")
-FREE = ("--workers", "2")
 RECIPES = ("--model", "recipes::default")
-
-
-@dataclass
-class Story:
-    """A run from its first start to its end."""
-
-    experiment: Experiment
-    ended: Ended
-    requests: list[str]
-    """What the server was asked, without the place of the run."""
-    kills: int = 0
-
-    @property
-    def events(self) -> list[dict[str, Any]]:
-        return self.experiment.events()
-
-
-@contextmanager
-def researcher() -> Iterator[OpenAIServer]:
-    with serve_in_thread(Researcher().respond) as server:
-        yield server
-
-
-def tell(root: Path, mode: tuple[str, ...], *, kills: int = 0, records: int = 0, seed: int = 0) -> Story:
-    """A run in a folder of its own, with a server of its own."""
-    with researcher() as server:
-        experiment = Experiment(root, server.environ())
-        experiment.arguments = (*experiment.arguments, *mode)
-        rng = random.Random(seed)
-        ended = experiment.killed(kills, records, rng) if kills else experiment.start()
-        place = str(experiment.directory)
-        requests = [json.dumps(body, sort_keys=True).replace(place, "RUN") for body in server.bodies]
-    assert ended.code == 0, ended.stderr[-3000:]
-    return Story(experiment, ended, requests, experiment.kills)
 
 
 @pytest.fixture(scope="module")
@@ -88,19 +49,11 @@ def killed(request: pytest.FixtureRequest) -> Story:
     return story
 
 
-def check_payments(story: Story) -> None:
-    """What the server saw is what the journal says was answered, and at most what was under way."""
-    answered, lost = paid(story.events)
-    assert answered <= len(story.requests) <= answered + lost
-    assert len(story.ended.manifest["possibly_double_paid"]) == lost
-    assert lost <= story.kills * 4
-
-
 def test_no_finished_node_and_no_paid_answer_is_lost(killed: Story) -> None:
     assert killed.kills >= 3
     assert killed.ended.manifest["status"] == "success"
     check_journal(killed.events)
-    check_payments(killed)
+    killed.check_payments()
 
 
 def test_every_artifact_is_there_after_kills(killed: Story) -> None:
@@ -184,6 +137,38 @@ def test_a_program_that_runs_when_the_run_is_stopped_is_stopped_too(tmp_path: Pa
     check_journal(run.events())
 
 
+STUBBORN = """\
+import os, signal, time
+
+for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    signal.signal(number, signal.SIG_IGN)
+if os.fork() == 0:
+    os.setsid()
+    time.sleep(300)
+time.sleep(300)
+"""
+
+
+def test_who_presses_ctrl_c_again_and_again_gets_an_end_in_order(tmp_path: Path) -> None:
+    def impatient(pid: int) -> None:
+        """Like a person at a terminal: a second time when asked for it, and then without a break."""
+        while "press Ctrl-C again" not in (tmp_path / "stderr").read_text():
+            assert Path(f"/proc/{pid}").exists()
+        while b'"type":"run_done"' not in (run.directory / "events.jsonl").read_bytes():
+            os.kill(pid, signal.SIGINT)
+
+    endless = fenced("Endless.", STUBBORN)
+    with serve_in_thread(Researcher(lambda q: endless if q.wants_experiment else None).respond) as server:
+        run = Experiment(tmp_path, server.environ())
+        run.arguments = (*run.arguments, *ONE)
+        stopped = run.start(stop_at="bfts.draft", sign=signal.SIGINT, then=impatient)
+    assert (stopped.code, stopped.manifest["status"]) == (130, "interrupted"), stopped.stderr
+    assert "Traceback" not in stopped.stderr
+    assert processes_of(run.directory) == []
+    last = run.events()[-1]
+    assert (last["type"], last["data"]["status"]) == ("run_done", "interrupted")
+
+
 def test_another_idea_or_seed_is_no_resume(one: Story) -> None:
     for change in (("-o", "seed=5"), ("-o", "strategy=greedy")):
         refused = one.experiment.start("--resume", str(one.experiment.directory), *change)
@@ -192,20 +177,6 @@ def test_another_idea_or_seed_is_no_resume(one: Story) -> None:
 
 
 # ------------------------------------------------------------------------------------------ soak
-
-
-@pytest.mark.soak
-@pytest.mark.parametrize("mode", [ONE, BATCH, FREE], ids=["one", "batch", "free"])
-def test_fifty_kills_against_a_server(tmp_path: Path, mode: tuple[str, ...]) -> None:
-    whole = tell(tmp_path / "whole", mode)
-    for seed in range(5):
-        killed = tell(tmp_path / f"{seed}", mode, kills=10, records=whole.ended.records, seed=seed)
-        assert killed.kills >= 8
-        check_journal(killed.events)
-        check_payments(killed)
-        if mode != FREE:
-            assert tree_of(killed.events) == tree_of(whole.events)
-            assert set(killed.requests) == set(whole.requests)
 
 
 @pytest.mark.soak

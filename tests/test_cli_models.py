@@ -80,7 +80,7 @@ MAP = {
     "an-image-model": {"output_cost_per_image": 0.04},
     "words": {"input_cost_per_token": "free", "output_cost_per_token": "free"},
     "below-zero": {"input_cost_per_token": -1e-6, "output_cost_per_token": 1e-6},
-    "not-a-number": {"input_cost_per_token": float("nan"), "output_cost_per_token": 1e-6},
+    "no-number": {"input_cost_per_token": True, "output_cost_per_token": 1e-6},
     "half": {"input_cost_per_token": 1e-6},
     "no-entry": None,
 }

@@ -123,7 +123,7 @@ def test_run_prints_its_manifest_and_nothing_else_on_stdout(world: World) -> Non
 def test_a_stopped_run_says_why_and_how_to_go_on(world: World) -> None:
     said = world.stopped
     assert (said.code, said.json["status"], said.json["exit_code"]) == (5, "stopped", 5)
-    assert "corerun: Stopped: only " in said.err
+    assert "corerun: DiskFull: only " in said.err
     assert "hint: free some space, then resume with --resume" in said.err
 
 
@@ -162,7 +162,7 @@ def test_the_resolved_settings_are_kept(world: World) -> None:
         (("probe", "run", "--max_cost_usd", "-1"), 2, "--max_cost_usd: budget.usd: input should be greater"),
         (("probe", "run", "--topic"), 2, "requires an argument"),
         (("probe", "run", "--display", "loud"), 2, "'loud' is not one of"),
-        (("probe", "run", "--model", "fake::echo"), 3, "sandbox_unavailable"),
+        (("probe", "run", "--model", "fake::echo", "--sandbox", "local"), 3, "sandbox_unavailable"),
         (("probe", "run", *FLAGS, "--events", "no/such/folder"), 3, "can't write no/such/folder"),
         (("probe", "run", *FLAGS, "-o", "observers=[nobody]"), 2, "no component of kind observers"),
         (("probe", "run", "--model", "nobody::x"), 2, "nobody"),

@@ -82,10 +82,10 @@ def test_an_empty_file_sets_nothing(tmp_path: Path, text: str) -> None:
         ("model: a\n---\nmodel: b\n", 2, "not YAML"),
         ("workers: 2\n[a, b]: 3\n", 2, "a key must be one word"),
         ("a: &x {b: 1}\n<<: *x\n", 2, "a key must be one word"),
-        ("own: &x\n  inner: *x\n", 2, "key 'own.inner' contains itself"),
-        ("observers: &x [*x]\n", 1, "not a value"),
-        ("workers: 2\nmodel: !!python/object:os.system x\n", 2, "not a value"),
-        ("seed: 2024-13-45\n", 1, "not a value"),
+        ("own: &x\n  inner: *x\n", 2, "&x contains itself"),
+        ("observers: &x [*x]\n", 1, "&x contains itself"),
+        ("workers: 2\nmodel: !!python/object:os.system x\n", 2, "the tag !!python/object:os.system isn't"),
+        ("seed: 2024-13-45\n", 1, "seed: input should be a valid integer"),
     ],
 )
 def test_a_bad_file_is_named_with_its_line(tmp_path: Path, text: str, where: int, message: str) -> None:
@@ -98,9 +98,14 @@ def test_a_bad_file_is_named_with_its_line(tmp_path: Path, text: str, where: int
 
 def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
     (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00")
-    for name, message in (("absent.yaml", "no such file"), ("binary.yaml", "can't read"), ("", "can't read")):
-        with pytest.raises(UsageError, match=f"{message}.*{name}"):
+    for name, message in (
+        ("absent.yaml", f"no such file: {tmp_path}/absent.yaml"),
+        ("binary.yaml", f"{tmp_path}/binary.yaml:1: not UTF-8 but UTF-16"),
+        ("", f"can't read {tmp_path}: it is a folder"),
+    ):
+        with pytest.raises(UsageError) as caught:
             config.read_yaml(tmp_path / name)
+        assert str(caught.value) == message
 
 
 @given(st.text(max_size=60))
@@ -267,8 +272,8 @@ def test_a_sandboxs_name_merges_with_its_other_keys() -> None:
         ("workers: 99999\n", 1, "workers: input should be less than or equal to 1024", ""),
         ("budget: 3\n", 1, "budget: input should be a valid dictionary", ""),
         ("budget:\n  usd: -1\n", 2, "budget.usd: input should be greater than or equal to 0 (got -1)", ""),
-        ("budget:\n  usd: .nan\n", 2, "budget.usd: input should be a finite number", ""),
-        ("budget:\n  seconds: .inf\n", 2, "budget.seconds: input should be a finite number", ""),
+        ("budget:\n  usd: nan\n", 2, "budget.usd: input should be a finite number", ""),
+        ("budget:\n  seconds: inf\n", 2, "budget.seconds: input should be a finite number", ""),
         ("budget:\n  tokens: 1.5\n", 2, "budget.tokens: input should be a valid integer", ""),
         ("llm:\n  concurrency: 0\n", 2, "llm.concurrency: input should be greater than or equal to 1", ""),
         ("llm:\n  retries: -1\n", 2, "llm.retries: input should be greater", ""),
@@ -284,7 +289,7 @@ def test_a_sandboxs_name_merges_with_its_other_keys() -> None:
         ("models:\n  a:\n    prices: {input: 1}\n", 3, "models.a.prices.output: field required", ""),
         ("models:\n  a:\n    rpm: 0\n", 3, "models.a.rpm: input should be greater than 0 (got 0)", ""),
         ("models:\n  a:\n    wording: {seed: '('}\n", 3, "models.a.wording: value error, seed: '('", ""),
-        ("llm:\n  cache: on\n", 2, "llm.cache: input should be 'off', 'read' or 'write' (got True)", ""),
+        ("llm:\n  cache: on\n", 2, "llm.cache: input should be 'off', 'read' or 'write' (got 'on')", ""),
         ("llm:\n  tpm: 0\n", 2, "llm.tpm: input should be greater than 0", ""),
         ("models:\n  a: text\n", 2, "models.a: input should be a valid dictionary", ""),
         ("seed: 1\nworkers: 0\nin_flight: 0\n", 2, "workers: input should be greater", ""),

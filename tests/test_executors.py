@@ -1,4 +1,4 @@
-"""Executors, worker processes, the programs' socket and the choice of a sandbox."""
+"""Executors, worker processes and the programs' socket."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from typing import Any
 
 import pytest
 
-from corerun.errors import InfrastructureError, SandboxUnavailable, UsageError
+from corerun.errors import InfrastructureError, UsageError
 from corerun.execution import processes
 from corerun.execution.executors import InlineExecutor, ProcessExecutor
 from corerun.execution.local import LocalSandbox
-from corerun.execution.select import MODEL_CODE_GUARANTEES, RULES_CODE_GUARANTEES, choose_sandbox
+from corerun.execution.select import MODEL_CODE_GUARANTEES, RULES_CODE_GUARANTEES
 from corerun.execution.worker import RUN_PROGRAM, program_spec
-from corerun.interfaces import ExecRequest, ExecResult, Executor, Json, Limits, Policy, Probe
+from corerun.interfaces import ExecRequest, ExecResult, Executor, Json, Limits, Policy
 
 LOCAL = "corerun.execution.local:LocalSandbox"
 ASK = """
@@ -260,52 +260,7 @@ async def test_programs_end_with_a_killed_parent_and_their_children_at_the_next_
             continue
 
 
-# ----------------------------------------------------------------------------- choosing a sandbox
-
-
-class Fixed:
-    def __init__(self, name: str, probe: Probe) -> None:
-        self.name = name
-        self._probe = probe
-
-    def probe(self) -> Probe:
-        return self._probe
-
-    async def open(self, policy: Policy, workspace: str) -> Any:
-        raise NotImplementedError
-
-
-STRONG = Fixed("strong", Probe(True, "", MODEL_CODE_GUARANTEES, 30))
-ODD = Fixed("odd", Probe(True, "", frozenset({"net"}), 40))
-BROKEN = Fixed("bwrap", Probe(False, "not installed (apt install bubblewrap)"))
-WEAK = Fixed("local", Probe(True, "", RULES_CODE_GUARANTEES, 10))
-
-
-def test_auto_takes_the_strongest_that_is_enough() -> None:
-    candidates = {"local": WEAK, "odd": ODD, "strong": STRONG, "bwrap": BROKEN}
-    chosen, probe, missing = choose_sandbox(candidates, "auto", MODEL_CODE_GUARANTEES, accept_weak=False)
-    assert (chosen.name, probe.strength, missing) == ("strong", 30, frozenset())
-
-
-def test_a_refusal_says_what_is_missing_and_what_to_do() -> None:
-    with pytest.raises(SandboxUnavailable) as caught:
-        choose_sandbox({"local": WEAK}, "auto", MODEL_CODE_GUARANTEES, accept_weak=False)
-    assert str(caught.value) == (
-        "sandbox_unavailable: needs fs_read, fs_write, net; local: gives env, tree_kill; "
-        "to run without isolation: --sandbox local --i-accept-no-isolation"
-    )
-    assert caught.value.exit_code == 3
-    with pytest.raises(SandboxUnavailable, match="bwrap: not installed"):
-        choose_sandbox({"local": WEAK, "bwrap": BROKEN}, "auto", MODEL_CODE_GUARANTEES, accept_weak=False)
-
-
-def test_weak_only_on_demand_and_never_a_broken_one() -> None:
-    chosen, _, missing = choose_sandbox({"local": WEAK}, "local", MODEL_CODE_GUARANTEES, accept_weak=True)
-    assert (chosen.name, missing) == ("local", {"fs_read", "fs_write", "net"})
-    with pytest.raises(SandboxUnavailable, match="not installed"):
-        choose_sandbox({"local": WEAK, "bwrap": BROKEN}, "bwrap", frozenset(), accept_weak=True)
-    with pytest.raises(UsageError, match="unknown sandbox 'nope'"):
-        choose_sandbox({"local": WEAK}, "nope", frozenset(), accept_weak=True)
+# ------------------------------------------------------------------------------------ guarantees
 
 
 async def test_local_gives_what_rules_need_and_reports_what_is_missing(tmp_path: Path) -> None:

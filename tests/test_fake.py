@@ -149,7 +149,7 @@ def test_a_bad_script_names_its_line(tmp_path: Path, text: str, message: str) ->
 
 
 def test_a_missing_script_is_a_usage_error(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="can't read the script"):
+    with pytest.raises(UsageError, match="no such file"):
         read_script(tmp_path / "missing.jsonl")
 
 

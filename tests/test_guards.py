@@ -208,6 +208,7 @@ def test_every_tool_is_used(groups: dict[str, dict[str, Requirement]]) -> None:
     text = "".join(path.read_text("utf-8") for path in settings)
     text += (ROOT / "pyproject.toml").read_text("utf-8").split("[tool.", 1)[1]
     commands = {"import-linter": "lint-imports", "hatchling": "--no-isolation", "types-pyyaml": "mypy"}
+    commands |= {"pytest-xdist": "--numprocesses"}
     unused = [
         name
         for name in groups["dev"]
@@ -224,3 +225,91 @@ def test_every_dependency_is_pinned_within_its_bounds(groups: dict[str, dict[str
         for name, requirement in requirements.items():
             assert requirement.specifier.contains(versions[name]), name
     assert versions["torch"] == "2.13.0"
+
+
+# ------------------------------------------------------------------------------- who writes files
+
+WRITERS = {
+    "core/corerun/runs/io.py": "the one module that writes what must survive",
+    "core/corerun/execution/": "the workspaces of programs, and what they print as it comes",
+    "core/corerun/llm/sqlite.py": "SQLite keeps its files whole itself",
+    "core/corerun/runs/faults.py": "the half of a record that a fault leaves",
+    "core/corerun/job/tee.py": "hands on what a program prints",
+    "core/corerun/cli/": "streams and pages that somebody wants elsewhere, the terminal",
+    "core/corerun/testing/": "plugins that a test makes up",
+    "core/corerun/inputs/archives.py": "unpacks into a folder of its own before anything is there",
+    "plugins/providers/corerun_openai_router/wire/cassette.py": "recordings that a developer makes",
+    "plugins/sandboxes/": "trials of a sandbox in folders of their own, pipes to it",
+    "plugins/search/corerun_bfts/inside/": "runs inside the sandbox",
+}
+"""Files and folders whose code may write files, and why."""
+_OF_OS = re.compile(
+    r"(write|pwrite|writev|sendfile|f?truncate|replace|renames?|link|symlink|mkdir|makedirs|mkfifo|f?sync|fdatasync"
+    r"|posix_fallocate|copy_file_range|utime)"
+)
+_OF_MODULES = re.compile(
+    rf"os\.{_OF_OS.pattern}|shutil\.(copy\w*|move|unpack_archive)|sqlite3\.connect|tempfile\.(?!gettempdir)\w+"
+    r"|logging\.(handlers\.\w+|FileHandler)"
+)
+_OF_PATHS = {"write_text", "write_bytes", "mkdir", "touch", "symlink_to", "hardlink_to"}
+
+
+def writes_files(call: ast.Call) -> bool:
+    """Whether a call makes, changes, moves or syncs a file, as far as one sees it."""
+    name = ast.unparse(call.func)
+    if _OF_MODULES.fullmatch(name) or name.rpartition(".")[2] in _OF_PATHS:
+        return True
+    if name == "os.open":
+        return bool(re.search(r"O_(WRONLY|RDWR|CREAT|TRUNC|APPEND)", ast.unparse(call)))
+    if name.rpartition(".")[2] in ("open", "fdopen"):
+        modes = [*call.args, *(keyword.value for keyword in call.keywords if keyword.arg == "mode")]
+        texts = [
+            node.value for node in modes if isinstance(node, ast.Constant) and isinstance(node.value, str)
+        ]
+        return any(re.fullmatch(r"[rbt]*[wax+][wbt+]*", text) for text in texts)
+    return False
+
+
+def test_one_module_writes_what_must_survive() -> None:
+    guilty = [
+        f"{name}:{node.lineno}: {ast.unparse(node)[:60]}"
+        for name, tree in modules("core", "plugins")
+        if not name.startswith(tuple(WRITERS))
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and writes_files(node)
+    ]
+    assert guilty == []
+
+
+def test_no_leave_to_write_is_left_over() -> None:
+    found = {
+        name
+        for name, tree in modules("core", "plugins")
+        if any(isinstance(node, ast.Call) and writes_files(node) for node in ast.walk(tree))
+    }
+    assert {place for place in WRITERS if not any(name.startswith(place) for name in found)} == set()
+
+
+@pytest.mark.parametrize(
+    ("code", "found"),
+    [
+        ("open(p, 'w')", True),
+        ("p.open('ab')", True),
+        ("p.open(mode='r+')", True),
+        ("os.fdopen(d, 'wb')", True),
+        ("os.open(p, os.O_WRONLY | os.O_CREAT)", True),
+        ("p.write_text(x)", True),
+        ("os.replace(a, b)", True),
+        ("shutil.copyfile(a, b)", True),
+        ("os.fdatasync(d)", True),
+        ("open(p)", False),
+        ("p.open('rb')", False),
+        ("os.open(p, os.O_RDONLY)", False),
+        ("text.replace(a, b)", False),
+        ("io.replace(p, x)", False),
+        ("sandbox.open(policy, workspace)", False),
+    ],
+)
+def test_the_search_for_writers_finds_one(code: str, found: bool) -> None:
+    call = ast.parse(code, mode="eval").body
+    assert isinstance(call, ast.Call) and writes_files(call) is found

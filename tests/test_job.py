@@ -18,14 +18,14 @@ import pytest
 
 from corerun import errors
 from corerun.errors import CorerunError, EnvironmentRefused, PluginError, StateError, Stopped, UsageError
-from corerun.interfaces import Event, ExecRequest, ExecResult, Run
+from corerun.interfaces import GUARANTEES, Event, ExecRequest, ExecResult, Run
 from corerun.job import environment, observers, signals
 from corerun.job.manifest import rebuild
 from corerun.job.plan import describe
 from corerun.job.start import Finished, run_plan
 from corerun.runs import events as kinds
 from corerun.runs.audit import audit
-from corerun.runs.journal import read
+from corerun.runs.journal import BALLAST, read
 from corerun.testing.fake import FakeProvider
 from tests.support import probe
 from tests.support.disk import Disk
@@ -250,7 +250,7 @@ async def test_too_little_free_space_pauses_before_the_next_call(jobs: Jobs) -> 
     assert (await jobs.run()).exit_code == 0
 
 
-@pytest.mark.parametrize("kept_back", [1 << 20, 600, 0])
+@pytest.mark.parametrize("kept_back", [BALLAST, 600, 0])
 async def test_a_disk_that_fills_stops_the_run_and_loses_nothing(
     jobs: Jobs, monkeypatch: pytest.MonkeyPatch, kept_back: int
 ) -> None:
@@ -267,7 +267,7 @@ async def test_a_disk_that_fills_stops_the_run_and_loses_nothing(
     monkeypatch.setattr(os, "write", write)
     notes = [event.data["value"] for event in jobs.events(kinds.NOTED)]
     assert notes == list(range(len(notes))) and len(notes) > 10
-    if kept_back == 1 << 20:
+    if kept_back == BALLAST:
         assert done.manifest["status"] == "stopped"
         assert [event.type for event in jobs.events()[-2:]] == [kinds.PAUSED, kinds.RUN_DONE]
     seen: list[Any] = []
@@ -436,6 +436,74 @@ async def test_a_finished_run_is_not_done_again(jobs: Jobs) -> None:
     assert (again.manifest, again.exit_code, len(jobs.events())) == (first.manifest, 0, calls)
 
 
+async def warnings_of_a_resume(jobs: Jobs, settings: Mapping[str, Any]) -> list[str]:
+    """What a run that was stopped warns of when it goes on with these settings."""
+
+    async def stopped(run: Any, settings: Any) -> None:
+        raise Stopped("enough")
+
+    await jobs.run(stopped)
+    before = len(jobs.events(kinds.WARNING))
+    assert (await jobs.run(nothing, settings)).exit_code == 0
+    return [event.data["message"] for event in jobs.events(kinds.WARNING)[before:] if "resumed" in str(event)]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"workers": 5},
+        {"in_flight": 9},
+        {"executor": "scripted"},
+        {"budget.usd": 5.0, "budget.tokens": 10_000, "budget.seconds": 60.0},
+        {"llm.retries": 1, "llm.concurrency": 2, "llm.cache": "off"},
+        {"observers": ["recorder"]},
+        {"durability": "power"},
+        {"infra_retries": 3, "min_free_mb": 1},
+        {"models.mine.model": "fake::echo", "models.mine.rpm": 5.0},
+    ],
+)
+async def test_limits_and_pace_are_set_anew_freely(jobs: Jobs, settings: dict[str, Any]) -> None:
+    told = await warnings_of_a_resume(jobs, settings)
+    assert [word for word in told if "mine.rpm" in word or "models" not in word] == []
+
+
+async def test_what_results_may_depend_on_is_set_anew_with_a_warning(jobs: Jobs) -> None:
+    told = await warnings_of_a_resume(jobs, {"scheduler": "batch", "probe.loud": True, "workers": 3})
+    assert told == [
+        "resumed with other settings, from here on: scheduler async -> batch; probe.loud False -> True"
+    ]
+
+
+async def test_another_model_is_a_warning(jobs: Jobs) -> None:
+    told = await warnings_of_a_resume(jobs, {"model": "fake::other"})
+    assert told == [
+        "resumed with other settings, from here on: model fake::echo -> fake::other",
+        "resumed with other models, from here on: fake::other, before fake::echo",
+    ]
+    assert set(jobs.events(kinds.RUN_RESUMED)[0].data["models"]) == {"fake::other"}
+
+
+async def test_a_change_is_told_once(jobs: Jobs) -> None:
+    async def stopped(run: Any, settings: Any) -> None:
+        raise Stopped("enough")
+
+    for scheduler in ("async", "batch", "batch", "async", "batch"):
+        await jobs.run(stopped, {"scheduler": scheduler})
+    assert (
+        len([event for event in jobs.events(kinds.WARNING) if "resumed with" in event.data["message"]]) == 3
+    )
+
+
+async def test_another_strategy_is_another_run(jobs: Jobs) -> None:
+    async def stopped(run: Any, settings: Any) -> None:
+        raise Stopped("enough")
+
+    await jobs.run(stopped, {"strategy": "greedy"})
+    with pytest.raises(UsageError, match="a resumed run can't change its strategy"):
+        await jobs.run(nothing)
+
+
 async def test_resume_finds_the_run_its_settings_and_its_place(jobs: Jobs) -> None:
     await jobs.run(then_stop(nothing), {"probe.topic": "winds", "workers": 3})
     plan, _ = probe.planned(jobs.folder, resume="on")
@@ -500,7 +568,7 @@ async def test_two_owners_at_once_are_refused(jobs: Jobs) -> None:
         ({"executor": "nowhere"}, PluginError, "no component of kind executors is named nowhere"),
         ({"observers": ["nobody"]}, PluginError, "no component of kind observers is named nobody"),
         ({"observers": ["unborn"]}, PluginError, "observer unborn can't start: RuntimeError: no library"),
-        ({"sandbox.name": "nothing"}, UsageError, "unknown sandbox 'nothing'"),
+        ({"sandbox.name": "nothing"}, PluginError, "no component of kind sandboxes is named nothing"),
         ({"plugins.required": ["corerun-absent"]}, PluginError, "corerun-absent"),
         ({"plugins.disable": ["core"]}, UsageError, "the plugin core can't be blocked"),
         ({"probe.topics": "x"}, errors.ConfigError, "unknown key 'probe.topics'"),
@@ -543,7 +611,7 @@ def test_the_plan_can_be_described_without_writing(module: ModuleType, tmp_path:
 @pytest.mark.parametrize("path", ["../outside", "/tmp/outside", "a/../../outside"])
 async def test_a_run_writes_inside_its_directory_only(jobs: Jobs, path: str) -> None:
     async def script(run: Run, settings: Any) -> None:
-        with pytest.raises(UsageError, match="leads out of the run directory"):
+        with pytest.raises(UsageError, match="is no path below"):
             run.write(path, "text")
         run.write("deep/er/file.bin", b"\x00")
 
@@ -618,9 +686,53 @@ async def test_a_credential_in_pass_env_is_refused(jobs: Jobs) -> None:
     assert jobs.programs() == 0
 
 
-async def test_programs_share_the_cores_and_one_cache_of_fonts(
-    jobs: Jobs, monkeypatch: pytest.MonkeyPatch
+async def test_a_credential_gets_in_where_one_insists(jobs: Jobs, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", SECRET)
+    results: list[ExecResult] = []
+
+    async def script(run: Any, settings: Any) -> None:
+        code = "import os\nprint(len(os.environ['OPENAI_API_KEY']))\n"
+        results.append(await run.execute(jobs.plugin.request(run, code=code)))
+
+    done = await jobs.run(script, {"sandbox.pass_env_unsafe": ["OPENAI_API_KEY"]})
+    assert (done.exit_code, results[0].stdout) == (0, f"{len(SECRET)}\n")
+
+
+async def test_what_programs_ran_in_is_in_the_manifest_the_journal_and_on_screen_again(jobs: Jobs) -> None:
+    async def stopped(run: Any, settings: Any) -> None:
+        await run.execute(jobs.plugin.request(run))
+        raise errors.Stopped("enough")
+
+    missing = sorted(GUARANTEES - {"env", "tree_kill", "file_size", "mem_total", "mem_proc", "pids"})
+    for script, warnings in ((stopped, 1), (nothing, 2)):
+        done = await jobs.run(script)
+        sandbox = done.manifest["sandbox"]
+        assert set(sandbox) == {"name", "guarantees", "missing"}
+        assert sandbox["name"] == "local" and set(missing) <= set(sandbox["missing"])
+        told = [event.data["message"] for event in jobs.events(kinds.WARNING)]
+        said = "weak isolation: programs run under 'local', without fs_read, fs_write, net"
+        assert told == [said] * warnings, "each process says it once"
+        assert done.manifest["warnings"] == [said]
+    (ran,) = jobs.events(kinds.EXECUTION_DONE)
+    assert ran.data["result"]["sandbox"]["name"] == "local"
+
+
+async def test_a_sandbox_that_lost_a_guarantee_fails_no_program(
+    jobs: Jobs, module: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    async def work(self: Any, request: ExecRequest) -> ExecResult:
+        return ExecResult(sandbox={"name": "local", "guarantees": ["env"], "missing": []})
+
+    async def script(run: Any, settings: Any) -> None:
+        await run.execute(jobs.plugin.request(run))
+
+    monkeypatch.setattr(module.Scripted, "work", work)
+    done = await jobs.run(script, {"executor": "scripted"})
+    assert (done.exit_code, done.manifest["error"]["type"]) == (3, "SandboxBroken")
+    assert jobs.events(kinds.EXECUTION_DONE) == []
+
+
+async def test_programs_share_the_cores(jobs: Jobs, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "cpu_count", lambda: 8)
     found: list[dict[str, str]] = []
 
@@ -631,10 +743,30 @@ async def test_programs_share_the_cores_and_one_cache_of_fonts(
     await jobs.run(script, {"workers": 3})
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS"):
         assert [got[name] for got in found] == ["2", "2"]
-    assert {got["MPLCONFIGDIR"] for got in found} == {str(jobs.place / "nodes" / ".matplotlib")}
     assert {got["CUDA_VISIBLE_DEVICES"] for got in found} == {""}
     assert {got["MPLBACKEND"] for got in found} == {"Agg"}
     assert found[0]["HOME"] != found[1]["HOME"]
+
+
+async def test_the_cache_of_fonts_is_made_once_in_a_run(jobs: Jobs) -> None:
+    found: list[ExecResult] = []
+    code = """
+import os
+import matplotlib
+place = matplotlib.get_cachedir()
+print(place == os.path.expanduser("~/.cache/matplotlib"), os.listdir(place))
+import matplotlib.font_manager
+print(os.listdir(place))
+"""
+
+    async def script(run: Any, settings: Any) -> None:
+        for node in ("a", "b"):
+            found.append(await run.execute(replace(jobs.plugin.request(run, node), code=code)))
+
+    await jobs.run(script)
+    (kept,) = (path.name for path in (jobs.place / "nodes" / ".matplotlib").glob("fontlist*"))
+    assert [result.stdout for result in found] == [f"True ['{kept}']\n['{kept}']\n"] * 2
+    assert [result.stderr for result in found] == ["", ""]
 
 
 # -------------------------------------------------------------------------------------------- GPUs
@@ -886,7 +1018,11 @@ async def test_the_first_ctrl_c_lets_what_runs_end(jobs: Jobs, capsys: pytest.Ca
 
 
 @pytest.mark.parametrize("numbers", [(2, 2), (15,), (2, 15)])
-async def test_a_second_ctrl_c_or_sigterm_ends_it_at_once(jobs: Jobs, numbers: tuple[int, ...]) -> None:
+async def test_a_second_ctrl_c_or_sigterm_ends_it_at_once(
+    jobs: Jobs, monkeypatch: pytest.MonkeyPatch, numbers: tuple[int, ...]
+) -> None:
+    monkeypatch.setattr(signals, "GRACE_S", 3600.0)
+
     async def script(run: Any, settings: Any) -> None:
         for number in numbers:
             os.kill(os.getpid(), number)
@@ -905,3 +1041,61 @@ async def test_what_does_not_end_in_time_is_ended(jobs: Jobs, monkeypatch: pytes
         await asyncio.get_running_loop().create_future()
 
     assert (await jobs.run(script)).exit_code == 130
+
+
+@pytest.mark.parametrize("numbers", [(2,), (15,), (2, 2, 15, 2)])
+@pytest.mark.parametrize("fails", [False, True])
+async def test_a_signal_that_comes_while_a_run_ends_spoils_nothing(
+    jobs: Jobs, monkeypatch: pytest.MonkeyPatch, numbers: tuple[int, ...], fails: bool
+) -> None:
+    """The end is in the journal, and the manifest is written."""
+
+    async def script(run: Any, settings: Any) -> None:
+        if fails:
+            raise errors.RunFailed("nothing was found")
+
+    async def close(self: Any) -> None:
+        for number in numbers:
+            os.kill(os.getpid(), number)
+            await turns()
+
+    monkeypatch.setattr(jobs.plugin.Scripted, "close", close)
+    done = await jobs.run(script, {"executor": "scripted"})
+    expected = ("failed", 1) if fails else ("success", 0)
+    assert (done.manifest["status"], done.exit_code) == expected
+    assert [event.data["status"] for event in jobs.events(kinds.RUN_DONE)] == [expected[0]]
+
+
+async def test_impatience_after_the_second_ctrl_c_spoils_nothing(
+    jobs: Jobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def script(run: Any, settings: Any) -> None:
+        os.kill(os.getpid(), 15)
+        await asyncio.get_running_loop().create_future()
+
+    async def close(self: Any) -> None:
+        for number in (2, 2, 15):
+            os.kill(os.getpid(), number)
+            await turns()
+
+    monkeypatch.setattr(jobs.plugin.Scripted, "close", close)
+    done = await jobs.run(script, {"executor": "scripted"})
+    assert (done.manifest["status"], done.exit_code) == ("interrupted", 130)
+    assert [event.data["status"] for event in jobs.events(kinds.RUN_DONE)] == ["interrupted"]
+
+
+async def test_a_run_that_ends_within_its_moment_is_not_cut_off_later(
+    jobs: Jobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(signals, "GRACE_S", 0.01)
+
+    async def script(run: Any, settings: Any) -> None:
+        os.kill(os.getpid(), 2)
+        while not run.stopping:
+            await asyncio.sleep(0)
+
+    async def close(self: Any) -> None:
+        await asyncio.sleep(0.05)
+
+    monkeypatch.setattr(jobs.plugin.Scripted, "close", close)
+    assert (await jobs.run(script, {"executor": "scripted"})).exit_code == 0

@@ -14,7 +14,6 @@ from corerun.interfaces import ChatReply, Degradation, Price, ProviderInfo, Tool
 from corerun.llm.budget import Budget
 from corerun.llm.cache import cache_file
 from corerun.llm.client import LlmSettings
-from corerun.llm.sqlite import file_system
 from corerun.testing.fake import FakeProvider
 from tests.support.language_models import ASK, REMOTE, Journal, client
 
@@ -145,8 +144,3 @@ async def test_the_file_is_its_owners_and_holds_no_question(environ: dict[str, s
     path = cache_file(environ)
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert b"terse" not in path.read_bytes()
-
-
-def test_the_type_of_a_file_system_is_known() -> None:
-    assert file_system(Path("/proc")) == "proc"
-    assert file_system(Path("/")) != ""

@@ -489,7 +489,7 @@ def test_only_what_is_about_models_is_read_of_a_job_file(tmp_path: Path) -> None
         ("models:\n  fast:\n    modle: x\n", r"m.yaml:3: unknown key 'models.fast.modle'"),
         ("models:\n  fast:\n    rpm: none\n", r"m.yaml:3: models.fast.rpm: input should be a valid number"),
         ("models: [fast]\n", r"m.yaml:1: models: input should be a valid dictionary"),
-        ("models:\n  fast: !!python/object:os.system x\n", r"m.yaml:2: not a value"),
+        ("models:\n  fast: !!python/object:os.system x\n", r"m.yaml:2: the tag !!python/object"),
         ("models:\n  a: {model: x}\n  a: {model: y}\n", r"m.yaml:3: key 'models.a' is given twice"),
     ],
 )

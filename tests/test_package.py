@@ -55,7 +55,7 @@ def test_the_wheel_holds_the_folders_on_disk(built: dict[str, Path]) -> None:
         "corerun/llm/default_model.json",
         "corerun/report/static/report.html.j2",
         "corerun/report/static/report.js",
-        "corerun/execution/launcher.py",
+        "corerun/execution/inside/start.py",
         "corerun_recipes/templates/program.py.j2",
         "corerun_bfts/example/ideas.json",
         "corerun_bfts/example/job_config.yaml",

@@ -32,7 +32,7 @@ from corerun.redaction import (
     remember_environment,
 )
 from corerun.redaction.logs import CleanFormatter
-from corerun.runs import io, journal
+from corerun.runs import content, io, journal
 from corerun.runs.journal import Journal
 
 ROOT = Path(__file__).parent.parent
@@ -307,7 +307,7 @@ documents = st.recursive(
 def test_json_stays_json_with_clean_strings(value: Any) -> None:
     only(SECRET)
     for options in ({}, {"ensure_ascii": False, "indent": 2}, {"separators": (",", ":")}):
-        text = io.json_text(value, **options)
+        text = content.json_text(value, **options)
         assert json.loads(text) == redact_value(value)
         assert not any(secret in text for secret in (*KEYS, SECRET))
         json.loads(redact(json.dumps(value, **options)))
@@ -315,7 +315,7 @@ def test_json_stays_json_with_clean_strings(value: Any) -> None:
 
 def test_a_number_that_looks_like_a_secret_stays_a_number(tmp_path: Path) -> None:
     remember("1234567890")
-    assert json.loads(io.json_text([1234567890, "1234567890"])) == [1234567890, HIDDEN]
+    assert json.loads(content.json_text([1234567890, "1234567890"])) == [1234567890, HIDDEN]
     name = io.store_blob(tmp_path, b'{"seed": 1234567890, "key": "1234567890"}')
     assert json.loads((tmp_path / name).read_bytes()) == {"seed": 1234567890, "key": HIDDEN}
 
@@ -412,7 +412,7 @@ def test_a_record_holds_no_secret_and_its_checksum_fits(tmp_path: Path, size: in
     log = Journal(tmp_path)
     log.listeners.append(heard.append)
     data = {"text": f"{SECRET}\n" * size, SECRET: [f'"{SECRET}"'], "n": float("nan"), "ü": "ß"}
-    event = log.emit("noted", data)
+    event = log.emit("step", data)
     log.close()
     (read,), _ = journal.read(tmp_path / "events.jsonl")
     assert read == event == heard[0] == log.events[0]

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from corerun.interfaces import Event
+from corerun.interfaces import GUARANTEES, Event
 from corerun.report.data import report_data
 from corerun.report.images import Images, media_type
 from corerun.report.page import embedded, render_report, render_tree
@@ -54,6 +54,17 @@ def test_counts_leave_out_carried_and_seed_nodes_and_count_planted_faults_apart(
     assert (header["nodes"], header["failed"], header["planted"]) == (len(asked), len(failed), len(planted))
     assert 0 < header["planted"] < header["failed"]
     assert header["good"] == header["nodes"] - header["failed"]
+
+
+def test_the_page_says_inside_what_programs_ran_and_what_that_lacks() -> None:
+    journal = Journal(1, hostile=False)
+    assert report_data(journal.events)["header"]["isolation"] == ""
+    for name, gives in (("bwrap", GUARANTEES), ("local", {"env", "net"}), ("local", {"env"})):
+        sandbox = {"name": name, "guarantees": sorted(gives)}
+        journal.emit(kinds.EXECUTION_DONE, node="n", result={"status": "ok", "sandbox": sandbox})
+    said = report_data(journal.events)["header"]["isolation"]
+    assert said.startswith("Programs ran under bwrap; and under local, without disk_total, ")
+    assert ", net, " in said and "env" not in said
 
 
 def test_time_between_stop_and_resume_is_not_work() -> None:

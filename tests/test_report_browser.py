@@ -2,26 +2,33 @@
 
 from __future__ import annotations
 
+import html
 import json
 import re
 import shutil
 import subprocess
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from corerun.interfaces import Event
 from corerun.report.data import report_data
-from corerun.report.page import render_report
+from corerun.report.page import render_report, render_tree
 from corerun.runs import events as kinds
+from tests.support.html_payloads import payloads
 from tests.support.journal_sample import HOSTILE, MARKER, Journal, sample, write_plots
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
 
 
-def browse(page: Path, fragment: str, profile: Path, *, script_s: int = 2000) -> str:
-    """The document after its scripts ran; fails on any script error or refused load."""
+def browse(page: Path, fragment: str, profile: Path, *, script_s: int = 2000, careless: bool = False) -> str:
+    """The document after its scripts ran; fails on any script error or refused load, unless ``careless``."""
     flags = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run")
     flags += ("--disable-background-networking", "--disable-component-update", "--disable-sync")
     flags += ("--disable-dev-shm-usage", "--enable-logging=stderr")
@@ -30,7 +37,7 @@ def browse(page: Path, fragment: str, profile: Path, *, script_s: int = 2000) ->
         [*command, "--dump-dom", f"{page.as_uri()}{fragment}"], capture_output=True, text=True, timeout=120
     )
     problems = [line for line in done.stderr.splitlines() if "CONSOLE" in line]
-    assert not problems, problems
+    assert careless or not problems, problems
     return done.stdout
 
 
@@ -220,3 +227,185 @@ def test_a_node_opens_whatever_shape_its_data_has(tmp_path: Path) -> None:
     assert f"<title>{len(KEYS_OF_NODES) * 5} opened, wrong: </title>" in browse(
         page, "", tmp_path / "profile"
     )
+
+
+# ------------------------------------------------------------- sixty payloads in every text of a run
+
+
+@contextmanager
+def collector() -> Iterator[tuple[str, set[str]]]:
+    """A server's address, and the paths that it was asked for."""
+    asked: set[str] = set()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.add(self.path)
+            self.send_response(204)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}", asked
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+IDENTITIES = (
+    "node",
+    "parent",
+    "scope",
+    "origin_id",
+    "id",
+    "best",
+    "schema",
+    "prompt",
+    "code_sha256",
+    "status",
+)
+
+
+def with_text(value: Any, text: str, key: str = "") -> Any:
+    """``value`` with ``text`` at the end of every string and of every name that a run chose itself."""
+    if isinstance(value, str):
+        return value if key in IDENTITIES else f"{value} {text}"
+    if isinstance(value, dict):
+        chosen = key in ("setting", "sets", "test", "models", "versions")
+        return {
+            f"{name} {text}" if chosen else name: with_text(item, text, name) for name, item in value.items()
+        }
+    if isinstance(value, list):
+        return [with_text(item, text, key) for item in value]
+    return value
+
+
+def full_of(texts: Sequence[str], identities: Sequence[str]) -> list[Event]:
+    """A run in which each text stands in every field of one node, and of one record of each other kind."""
+    journal = Journal(3, hostile=False)
+    marks: list[int] = []
+    for number, text in enumerate(texts):
+        scope = f"{number % 2}_{identities[number % 2]}"
+        marks.append(len(journal.events))
+        if number < 2:
+            journal.emit(kinds.RUN_STARTED, **sample(hostile=False)[0].data)
+            journal.emit(kinds.STAGE_STARTED, scope=scope, title="t", number=number, goals="g", max_nodes=60)
+        parent = next(
+            (
+                e.data["node"]
+                for e in reversed(journal.events)
+                if e.data.get("scope") == scope and "node" in e.data
+            ),
+            None,
+        )
+        way = {"fails": number % 3 == 2, "planted": number % 2 == 0, "name": "rate", "sets": 2}
+        journal.experiment(
+            scope, number % 2, parent, number, "tune", {"rate": 0.1}, 0.5 + number / 999, **way
+        )
+        journal.events[-1].data["data"]["vlm_feedback_summary"] = [text, {"deep": text}]
+        journal.emit(
+            kinds.CALL_FAILED, node=None, role="code", purpose="p", model="m", kind="http", message="m"
+        )
+        journal.emit(kinds.DEGRADED, model="m", feature="f", reason="r")
+        journal.emit(kinds.WARNING, message="w")
+        journal.emit(kinds.REFUSED, what="w", reason="r", node=None)
+        journal.emit(kinds.REPAIRED, line=1, kept="k")
+        journal.emit(kinds.PAUSED, reason="p")
+        journal.emit(kinds.FILE_MADE, path="figures/f.png", bytes=1, sha256="0")
+    marks.append(len(journal.events))
+    journal.emit(
+        kinds.RUN_DONE, status="failed", exit_code=1, error={"message": "m"}, best=None, disclosure="d"
+    )
+    made = []
+    for event in journal.events:
+        number = max(index for index, mark in enumerate(marks) if event.seq >= mark) % len(texts)
+        made.append(Event(event.seq, event.t, event.type, with_text(event.data, texts[number])))
+    return made
+
+
+FIRST = """
+window.dialogs = 0;
+for (const name of ["alert", "confirm", "prompt", "print", "open"]) {
+  window[name] = () => { window.dialogs++; };
+}
+"""
+SHOW_ALL = """
+(async () => {
+  const counts = {};
+  for (const tab of document.querySelectorAll("[role=tab]")) {
+    tab.click();
+    await new Promise((resolve) => setTimeout(resolve, 30));
+    counts[tab.id] = document.querySelectorAll("*").length;
+  }
+  document.getElementById("main").replaceChildren(...nodes.map((node) => h("div", {}, nodePanel(node))));
+  await new Promise((resolve) => setTimeout(resolve, 500));
+  counts.opened = document.querySelectorAll("*").length;
+  counts.texts = document.body.textContent.length > 100000;
+  counts.dialogs = window.dialogs;
+  const result = document.createElement("output");
+  result.textContent = JSON.stringify(counts);
+  document.body.append(result);
+})();
+"""
+
+
+def counts_of(text: str, folder: Path) -> dict[str, Any]:
+    """How many elements each view of the page has, all nodes open, without the policy that would save it."""
+    folder.mkdir()
+    page = folder / "page.html"
+    text = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', f"<script>{FIRST}</script>", text)
+    page.write_text(text.replace("</body>", f"<script>{SHOW_ALL}</script></body>"), encoding="utf-8")
+    dom = browse(page, "", folder / "profile", script_s=20_000)
+    found = re.search(r"<output>(.*?)</output>", dom)
+    assert found is not None
+    counts: dict[str, Any] = json.loads(html.unescape(found.group(1)))
+    return counts
+
+
+@needs_browser
+def test_no_payload_in_any_text_runs_loads_or_adds_an_element(tmp_path: Path) -> None:
+    with collector() as (address, asked):
+        hostile = payloads(address)
+        assert len(set(hostile)) == 60
+        harmless = [("line\n" * text.count("\n")) + f"plain {number}" for number, text in enumerate(hostile)]
+        counts = []
+        for name, texts in (("hostile", hostile), ("harmless", harmless)):
+            data = report_data(full_of(texts, [texts[13], texts[1]]))
+            pages = [render_report(data, title=texts[9]), render_tree(data, data["stages"][0]["scope"])]
+            counts.append(
+                [counts_of(page, tmp_path / f"{name}-{number}") for number, page in enumerate(pages)]
+            )
+        assert counts[0] == counts[1]
+        assert counts[0][0]["opened"] > 5000 and counts[0][0]["texts"] and counts[0][0]["dialogs"] == 0
+        assert asked == set()
+
+
+@needs_browser
+def test_the_policy_of_the_page_lets_no_payload_load_or_run(tmp_path: Path) -> None:
+    """The second wall: what if a text did get into the page as elements?"""
+    with collector() as (address, asked):
+        data = report_data(sample(hostile=False))
+        page = render_report(data, title="Report")
+        policy = re.search(r'http-equiv="Content-Security-Policy" content="([^"]*)"', page)
+        assert policy is not None
+        for rule in ("default-src 'none'", "img-src data:", "base-uri 'none'", "form-action 'none'"):
+            assert rule in policy.group(1)
+        assert re.search(r"script-src 'sha256-[\w+/=]{44}';", policy.group(1))
+        for name, text in (("with", page), ("without", page.replace(policy.group(0), "name=x"))):
+            # Navigation is not what a policy in a page can forbid, and a dialog would stop the browser.
+            texts = [text.replace(",alert(", ",void(") for text in payloads(address)]
+            texts = [text for text in texts if "http-equiv" not in text and "submit()" not in text]
+            frames = (
+                html.escape(f"<div>{one}</div><script>var x = {json.dumps(one)};</script>") for one in texts
+            )
+            body = "".join(f'<iframe srcdoc="{frame}"></iframe>' for frame in frames)
+            target = tmp_path / f"{name}.html"
+            target.write_bytes(text.replace("</main>", f"</main>{body}").encode("utf-8", "replace"))
+            browse(target, "", tmp_path / name, script_s=5000, careless=True)
+            if name == "with":
+                assert asked == set()
+        assert len(asked) > 25

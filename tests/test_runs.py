@@ -12,8 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from corerun.errors import EnvironmentRefused, StateError, UsageError
 from corerun.interfaces import Event
@@ -23,18 +21,6 @@ from corerun.runs.fold import fold, started
 from corerun.runs.lock import RunLock
 
 # --------------------------------------------------------------------------------------- directories
-
-
-@given(st.text(max_size=200))
-def test_any_text_becomes_one_plain_path_element(text: str) -> None:
-    name = directory.safe_name(text)
-    assert re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,79}", name)
-    assert directory.safe_name(name) == name
-
-
-@given(st.from_regex(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,79}", fullmatch=True))
-def test_a_plain_name_is_kept(name: str) -> None:
-    assert directory.safe_name(name) == name
 
 
 def test_new_directories_differ(tmp_path: Path) -> None:
@@ -49,6 +35,13 @@ def test_making_a_directory_twice_keeps_what_is_there(tmp_path: Path) -> None:
         directory.make_directory(tmp_path / "a" / "b")
         (tmp_path / "a" / "b" / "kept").touch()
     assert sorted(path.name for path in (tmp_path / "a" / "b").iterdir()) == ["blobs", "kept", "nodes"]
+
+
+def test_only_its_owner_enters_a_run(tmp_path: Path) -> None:
+    directory.make_directory(tmp_path / "runs" / "one")
+    claimed = directory.claim(tmp_path / "runs" / "two")
+    assert [path.stat().st_mode & 0o777 for path in (tmp_path / "runs" / "one", claimed)] == [0o700, 0o700]
+    assert (tmp_path / "runs").stat().st_mode & 0o077, "other folders are the user's own affair"
 
 
 def test_a_place_that_cannot_be_made_is_the_environments_refusal(tmp_path: Path) -> None:

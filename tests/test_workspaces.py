@@ -72,9 +72,6 @@ def test_only_plain_files_are_taken(tmp_path: Path) -> None:
     (folder / "suid").write_text("")
     (folder / "suid").chmod(0o4755)
     (folder / "big").write_bytes(b"x" * (2**20 + 1))
-    (folder / "evil\n\u202ename").write_text("")
-    (folder / "-rf").write_text("")
-    Path(os.fsdecode(os.fsencode(folder) + b"/bad\xff")).write_text("")
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(str(folder / "socket"))
         found = collect(str(folder), ["**"], LIMITS)
@@ -87,10 +84,37 @@ def test_only_plain_files_are_taken(tmp_path: Path) -> None:
         "socket": "no regular file",
         "suid": "setuid or setgid",
         "big": "larger than 1 MB",
-        "evil\\n\\u202ename": "hostile name",
-        "-rf": "hostile name",
-        "bad\\udcff": "hostile name",
     }
+
+
+def test_hostile_names_are_replaced(tmp_path: Path) -> None:
+    hostile = (
+        b"evil\n\xe2\x80\xaename.png",
+        b"-rf",
+        b"bad\xff.a/b",
+        b"sub/\x1b]0;x\x07.npy",
+        b"-x/y",
+        b"s\np/-z",
+    )
+    for name in (*hostile, b"artifact_1", b"sub/plain"):
+        path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/" + name))
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(name.decode("latin-1"))
+    found = collect(str(tmp_path), ["**"], LIMITS)
+    assert {item["path"]: item.get("name") for item in found.files} == {
+        "artifact_1": None,
+        "artifact_2": "-rf",
+        "artifact_3": "-x/y",
+        "artifact_4": "bad\\udcff.a/b",
+        "artifact_5.png": "evil\\n\\u202ename.png",
+        "artifact_6": "s\\np/-z",
+        "sub/artifact_7.npy": "sub/\\x1b]0;x\\x07.npy",
+        "sub/plain": None,
+    }
+    assert found.skipped == []
+    for item in found.files:
+        assert hashlib.sha256((tmp_path / item["path"]).read_bytes()).hexdigest() == item["sha256"]
+    assert (tmp_path / "artifact_3").read_text() == "-x/y"
 
 
 def test_depth_and_count_are_capped(tmp_path: Path) -> None:

@@ -74,6 +74,10 @@ class Stopped(CorerunError):
     exit_code = 5
 
 
+class DiskFull(Stopped):
+    """No space is left for a file of the run, or less than the settings want. The run can be resumed."""
+
+
 class Interrupted(CorerunError):
     """Ctrl-C or SIGTERM. The run can be resumed."""
 
@@ -224,3 +228,7 @@ class InfrastructureError(CorerunError):
     """
 
     exit_code = 3
+
+
+class SandboxBroken(InfrastructureError):
+    """A sandbox no longer gives what it was chosen for: what ran in it proves nothing."""

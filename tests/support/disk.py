@@ -6,11 +6,13 @@ import errno
 import os
 from pathlib import Path
 
+from corerun.runs.journal import BALLAST
+
 
 class Disk:
     """``room`` bytes are left; the space that a journal in ``folder`` keeps back adds to it once freed."""
 
-    def __init__(self, folder: Path, room: int, kept_back: int = 1 << 20) -> None:
+    def __init__(self, folder: Path, room: int, kept_back: int = BALLAST) -> None:
         self.ballast = folder / ".ballast"
         self.room, self.kept_back = room, kept_back
         self._write = os.write

@@ -9,8 +9,10 @@ import random
 import signal
 import subprocess
 import sys
+import threading
+import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -36,6 +38,12 @@ FAST = {
     "bfts.plot_agg_reflections": 1,
     "bfts.exec.timeout": 60,
 }
+
+LATEST_S = 0.02
+"""Seconds between a record and the kill that it triggers: about what separates two records."""
+
+STARTED_S = 0.6
+"""Seconds in which a process is surely past its start."""
 
 
 @dataclass
@@ -65,6 +73,8 @@ class Experiment:
     run_id: str = "r"
     kills: int = 0
     """How many of the kills of `killed` came before the process had ended."""
+    told: list[dict[str, Any]] = field(default_factory=list)
+    """Every record that any process of the run said it had written, in the order in which they came."""
 
     def __post_init__(self) -> None:
         self.root.mkdir(parents=True, exist_ok=True)
@@ -84,10 +94,18 @@ class Experiment:
         return [*head, "--run_id", self.run_id, *self.arguments, *options, *more]
 
     def start(
-        self, *more: str, stop_after: int | None = None, stop_at: str = "", sign: int = signal.SIGKILL
+        self,
+        *more: str,
+        stop_after: int | None = None,
+        stop_at: str = "",
+        sign: int = signal.SIGKILL,
+        late_s: float = 0.0,
+        stop_after_s: float | None = None,
+        then: Callable[[int], None] = lambda pid: None,
     ) -> Ended:
         """Run to the end. After ``stop_after`` new records, or when a question of purpose ``stop_at`` is
-        answered, send ``sign`` to the process."""
+        answered, send ``sign`` to the process, ``late_s`` later, and call ``then`` with its pid; or send
+        it after ``stop_after_s``."""
         environ = {"PATH": os.environ["PATH"], "HOME": str(self.root), **self.environ}
         channel, other = os.pipe()
         with (self.root / "stdout").open("w+") as out, (self.root / "stderr").open("w+") as err:
@@ -103,39 +121,52 @@ class Experiment:
             )
             os.close(other)
             seen = 0
+            timer = threading.Timer(stop_after_s or 0.0, os.kill, (process.pid, sign))
+            if stop_after_s is not None:
+                timer.start()
             try:
                 with os.fdopen(channel, "rb") as stream:
                     for line in stream:
                         seen += 1
+                        if not line.endswith(b"\n"):
+                            break  # It was killed while it spoke.
                         event = json.loads(line)
+                        self.told.append(event)
                         answered = event["type"] == "call_answered" and event["data"]["purpose"] == stop_at
                         if seen == stop_after or answered:
+                            time.sleep(late_s)
                             os.kill(process.pid, sign)
+                            then(process.pid)
                             stop_at = ""
                 code = process.wait()
             finally:
+                timer.cancel()
                 process.kill()
             out.seek(0)
             err.seek(0)
             return Ended(code, out.read(), err.read(), seen)
 
-    def resume(self, *more: str, stop_after: int | None = None, sign: int = signal.SIGKILL) -> Ended:
-        """Go on with the run."""
-        return self.start("--resume", str(self.directory), *more, stop_after=stop_after, sign=sign)
+    def resume(self, *more: str, **stop: Any) -> Ended:
+        """Go on with the run; ``stop`` as for `start`."""
+        return self.start("--resume", str(self.directory), *more, **stop)
 
-    def killed(self, kills: int, records: int, rng: random.Random) -> Ended:
+    def killed(self, kills: int, records: int, rng: random.Random, early: float = 0.0) -> Ended:
         """Start, kill ``kills`` times at random, resume each time, and let the last one run to its end.
 
-        ``records`` is how many an uninterrupted run writes; the kills are spread over them.
+        ``records`` is how many an uninterrupted run writes; the kills are spread over them, each a
+        random moment after its record. ``early``: the share of resumes before which another one is
+        killed while it starts; those come on top.
         """
         cuts = sorted(rng.sample(range(2, records), kills))
         steps = [cuts[0], *(later - earlier for earlier, later in itertools.pairwise(cuts))]
         self.kills = 0
         # One more record on a resume is the word that it was resumed.
-        ended = self.start(stop_after=steps[0])
+        ended = self.start(stop_after=steps[0], late_s=rng.uniform(0, LATEST_S))
         for step in steps[1:]:
             self.kills += ended.code == -signal.SIGKILL
-            ended = self.resume(stop_after=step + 1)
+            if rng.random() < early:
+                self.kills += self.resume(stop_after_s=rng.uniform(0, STARTED_S)).code == -signal.SIGKILL
+            ended = self.resume(stop_after=step + 1, late_s=rng.uniform(0, LATEST_S))
         self.kills += ended.code == -signal.SIGKILL
         return self.resume()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -19,6 +20,8 @@ from corerun.plugins.discovery import typed
 
 COMMANDS = {
     "config": ("corerun.cli.config:group", "Show and describe the configuration."),
+    "doctor": ("corerun.cli.doctor:command", "Say what this machine can do and what to do about each gap."),
+    "exec": ("corerun.cli.execute:command", "Run one program isolated, as jobs run theirs."),
     "models": ("corerun.cli.models:group", "List and test models, what was learned and what they cost."),
     "plugins": ("corerun.cli.plugins:group", "List, show and check the installed plugins."),
     "report": ("corerun.cli.report:command", "Write the report of a run."),
@@ -161,6 +164,7 @@ def run_command(arguments: Sequence[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except (KeyboardInterrupt, click.Abort):
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # It ends; once more would only show where it was.
         sys.stderr.write("corerun: interrupted\n")
         return 130
     except Exception as error:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Sequence
 
 import click
 
-from corerun.errors import CorerunError
+from corerun.errors import CorerunError, DiskFull
 from corerun.redaction import redact, redact_value, remember_arguments, remember_environment
+from corerun.redaction.terminal import one_line, shown
 
 
 def report(error: Exception, *, debug: bool, as_json: bool, arguments: Sequence[str] = ()) -> int:
@@ -29,7 +31,7 @@ def report(error: Exception, *, debug: bool, as_json: bool, arguments: Sequence[
         return 2
     code, message, hint, where = _facts(error)
     line = f"{where}: {message}" if where else message
-    sys.stderr.write(redact(f"corerun: {line}\n" + (f"  hint: {hint}\n" if hint else "")))
+    sys.stderr.write(shown(redact(f"corerun: {line}\n" + (f"  hint: {hint}\n" if hint else ""))))
     if as_json:
         import json
 
@@ -40,11 +42,14 @@ def report(error: Exception, *, debug: bool, as_json: bool, arguments: Sequence[
 
 def _facts(error: Exception) -> tuple[int, str, str, str]:
     if isinstance(error, CorerunError):
-        return error.exit_code, error.message, error.hint, error.where
+        return error.exit_code, one_line(error.message), one_line(error.hint), one_line(error.where)
     if isinstance(error, click.UsageError):
         path = error.ctx.command_path if error.ctx else "corerun"
         return 2, error.format_message(), f"{path} --help", ""
     if isinstance(error, click.ClickException):
         return 2, error.format_message(), "", ""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        place = f" to write {error.filename}" if error.filename else ""
+        return DiskFull.exit_code, f"no space left{place}", "free some space, then try again", ""
     text = " ".join(str(error).split())
     return 1, f"internal error: {type(error).__name__}: {text} (run with --debug for the traceback)", "", ""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from corerun.cli.app import State, output_format
-from corerun.cli.output import print_json, print_table
+from corerun.cli.output import print_json, print_table, say
 from corerun.errors import UsageError
 
 if TYPE_CHECKING:
@@ -72,9 +72,9 @@ def list_models(
     print_table([("PROVIDER", "PLUGIN", "ADDRESS", "STATUS"), *shown])
     for row in providers:
         for one in row.get("models") or ():
-            click.echo(f"{row['name']}::{one}")
+            say(f"{row['name']}::{one}")
         if row.get("problem"):
-            click.echo(f"{row['name']}: {row['problem']}", err=True)
+            say(f"{row['name']}: {row['problem']}", err=True)
 
 
 @group.command("test")
@@ -107,7 +107,7 @@ def test(
         head = {"name": model, "provider": target.provider, "model": target.model, "kind": info.kind}
         print_json(head | done)
     else:
-        click.echo(directory.meaning(model))
+        say(directory.meaning(model))
         _print_calls(done)
     return 1 if any(call["problem"] for call in done["calls"]) else 0
 
@@ -145,7 +145,7 @@ def caps(
             [tuple(head.upper() for head in heads), *([row.get(key) for key in heads] for row in rows)]
         )
     else:
-        click.echo("nothing was learned yet")
+        say("nothing was learned yet")
 
 
 @group.command("prices")
@@ -221,7 +221,7 @@ def _read(
         raise UsageError(f"no such file: {config_file}", where="--config")
     environ = dict(os.environ)
     for line in read_env_file((config_file.parent if config_file else Path()) / ".env", environ):
-        click.echo(f"corerun: {line}", err=True)
+        say(f"corerun: {line}", err=True)
     remember_environment(environ)
     if true_value(environ.get("OAIC_DEBUG")):
         _show_log()
@@ -292,15 +292,15 @@ def _print_calls(done: Mapping[str, Any]) -> None:
     print_table([heads, *([call[key] for key in keys] for call in done["calls"])])
     for call in done["calls"]:
         for dropped in call["degradations"]:
-            click.echo(f"{call['call']}: without {dropped['feature']}: {dropped['reason']}")
+            say(f"{call['call']}: without {dropped['feature']}: {dropped['reason']}")
         if call["problem"]:
-            click.echo(f"{call['call']}: {call['problem']}")
+            say(f"{call['call']}: {call['problem']}")
     for part, columns in (("ladder", LADDER), ("probe", PROBE)):
         if part not in done:
             continue
         click.echo()
         if done[part] is None:
-            click.echo("this provider has no probe")
+            say("this provider has no probe")
         else:
             print_table(
                 [[head.upper() for head in columns], *([row[head] for head in columns] for row in done[part])]

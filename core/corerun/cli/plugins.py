@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import click
 
 from corerun.cli.app import State, output_format
-from corerun.cli.output import print_json, print_table
+from corerun.cli.output import print_json, print_table, say
 from corerun.plugins import PluginEntry, PluginManager
 
 FIELDS = ("name", "status", "distribution", "version", "target")
@@ -55,9 +55,9 @@ def show(state: State, name: str, as_json: bool) -> None:
         print_json({**_facts(loaded.entry), "description": description, "components": components})
         return
     entry = loaded.entry
-    click.echo(f"{entry.name}  {entry.target}  ({entry.origin}, in {entry.location})")
+    say(f"{entry.name}  {entry.target}  ({entry.origin}, in {entry.location})")
     if description:
-        click.echo(description)
+        say(description)
     if found:
         rows = [
             (item.kind, item.component.name, item.component.target, item.component.summary) for item in found
@@ -93,7 +93,7 @@ def check(state: State, name: str | None, as_json: bool) -> int:
     else:
         for entry, found in results:
             for line in found or [_status(manager, entry)]:
-                click.echo(f"{entry.name}: {line}")
+                say(f"{entry.name}: {line}")
     return 1 if any(found for _, found in results) else 0
 
 
@@ -102,12 +102,12 @@ def _status(manager: PluginManager, entry: PluginEntry) -> str:
 
 
 def _print_tracebacks(manager: PluginManager, entries: Sequence[PluginEntry]) -> None:
-    import traceback
+    from corerun.redaction.logs import clean_traceback
 
     for entry in entries:
         error = manager.attempt(entry).error if entry.status == "available" else None
         if error is not None:
-            click.echo("".join(traceback.format_exception(error)), err=True)
+            say(clean_traceback(error), err=True)
 
 
 def _facts(entry: PluginEntry) -> dict[str, object]:

@@ -7,7 +7,8 @@ from pathlib import Path
 import click
 
 from corerun.cli.runs import opened
-from corerun.errors import EnvironmentRefused
+from corerun.errors import EnvironmentRefused, StateError
+from corerun.inputs.names import safe_join
 
 
 @click.command("report")
@@ -25,7 +26,7 @@ def command(run: str, out_root: Path, target: Path | None, max_mb: float, show: 
 
     path, events = opened(run, out_root)
     page = render_report(report_data(events, run_dir=path, max_mb=max_mb), title=path.name)
-    place = target or path / "report.html"
+    place = target or safe_join(path, "report.html", error=StateError)
     try:
         place.write_text(page, encoding="utf-8")
     except OSError as error:

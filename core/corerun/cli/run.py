@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import signal
 import sys
 import types
 import typing
@@ -14,7 +15,8 @@ from typing import Any
 
 import click
 
-from corerun.errors import EnvironmentRefused, UsageError
+from corerun.cli.output import say
+from corerun.errors import EnvironmentRefused, Interrupted, UsageError
 
 COMMON: tuple[tuple[str, str, str], ...] = (
     ("model", "model", "model for every role without one: ID, PROVIDER::ID or ollama/ID"),
@@ -136,6 +138,12 @@ def _flag_layer(job: str, values: dict[str, Any], overrides: tuple[str, ...]) ->
     help="go on with a run: its folder or name; without a value the newest",
 )
 @click.option("--salvage", is_flag=True, help="with --resume: go on without the bad lines of a journal")
+@click.option(
+    "--force-unlock",
+    "--force_unlock",
+    is_flag=True,
+    help="take over at once a run on a network file system whose process on this host has ended",
+)
 @click.option("--dry-run", "--dry_run", is_flag=True, help="say what a run would take; write nothing")
 @click.option(
     "--i-accept-no-isolation", "accept_weak", is_flag=True, help="run a model's programs without isolation"
@@ -158,6 +166,7 @@ def command(
     overrides: tuple[str, ...],
     resume: str | None,
     salvage: bool,
+    force_unlock: bool,
     dry_run: bool,
     accept_weak: bool,
     display: str,
@@ -186,7 +195,7 @@ def command(
     if not no_env_file:
         beside = (config_file.parent if config_file else Path()) / ".env"
         for line in environment.read_env_file(env_file or beside, environ, required=env_file is not None):
-            click.echo(f"corerun: {line}", err=True)
+            say(f"corerun: {line}", err=True)
     flags = _flag_layer(job, values, overrides)
     made = plan.make_plan(
         job,
@@ -200,7 +209,7 @@ def command(
     )
     for notice in (made.why_model, *made.prepared.notices):
         if notice:
-            click.echo(redact(notice), err=True)
+            say(redact(notice), err=True)
     if dry_run:
         click.echo(json.dumps(redact_value(plan.describe(made)), indent=2, sort_keys=True))
         return
@@ -222,6 +231,7 @@ def command(
                 restore=progress.restore,
                 accept_weak=accept_weak,
                 salvage=salvage,
+                force_unlock=force_unlock,
             )
         )
     finally:
@@ -229,10 +239,12 @@ def command(
         if stream is not None:
             with contextlib.suppress(OSError):  # what the reader that went away didn't take
                 stream.close()
+    if finished.exit_code == Interrupted.exit_code:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # What is left to do takes no time.
     click.echo(json.dumps(finished.manifest, indent=2, sort_keys=True))
     problem = finished.manifest.get("error")
     if problem:
-        click.echo(f"corerun: {problem['type']}: {problem['message']}", err=True)
+        say(f"corerun: {problem['type']}: {problem['message']}", err=True)
         if problem.get("hint"):
-            click.echo(f"  hint: {problem['hint']}", err=True)
+            say(f"  hint: {problem['hint']}", err=True)
     ctx.exit(finished.exit_code)

@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from corerun.cli.app import State, output_format
+from corerun.cli.output import print_table, say
 from corerun.interfaces import Event
 
 root_option = click.option(
@@ -32,12 +33,13 @@ def list_runs(out_root: Path, as_json: bool) -> None:
 
     rows = [_row(path) for path in find(out_root)]
     if as_json:
-        click.echo(json.dumps(rows, indent=2))
+        say(json.dumps(rows, indent=2))
         return
     if not rows:
-        click.echo(f"no runs below {out_root.resolve()}", err=True)
+        say(f"no runs below {out_root.resolve()}", err=True)
         return
-    _table([(row["run"], row["job"], row["status"], f"{row['nodes']} nodes", row["best"]) for row in rows])
+    shown = [(row["run"], row["job"], row["status"], f"{row['nodes']} nodes", row["best"]) for row in rows]
+    print_table([("RUN", "JOB", "STATUS", "NODES", "BEST"), *shown])
 
 
 def _row(path: Path) -> dict[str, Any]:
@@ -99,7 +101,7 @@ def show(run: str, out_root: Path, as_json: bool) -> None:
 
         data = report_data(events, run_dir=path, max_mb=0.0)
         nodes = [{key: value for key, value in node.items() if key != "detail"} for node in data["nodes"]]
-        click.echo(json.dumps({**data, "nodes": nodes, "path": str(path)}, indent=2, default=str))
+        say(json.dumps({**data, "nodes": nodes, "path": str(path)}, indent=2, default=str))
         return
     from corerun.report.progress import Progress
 
@@ -107,7 +109,7 @@ def show(run: str, out_root: Path, as_json: bool) -> None:
     for event in events:
         progress.on_event(event)
     progress.close()
-    click.echo(f"run directory: {path}")
+    say(f"run directory: {path}")
 
 
 @group.command("rebuild")
@@ -120,7 +122,7 @@ def rebuild(state: State, run: str, out_root: Path) -> None:
     from corerun.runs.directory import find_run
 
     manifest = rebuild_files(find_run(run, out_root), state.manager)
-    click.echo(json.dumps(manifest, indent=2, sort_keys=True))
+    say(json.dumps(manifest, indent=2, sort_keys=True))
 
 
 @group.command("audit")
@@ -134,17 +136,9 @@ def audit(run: str, out_root: Path, as_json: bool) -> int:
     path, events = opened(run, out_root)
     found = check(events)
     if as_json:
-        click.echo(json.dumps({"run": path.name, **found}, indent=2))
+        say(json.dumps({"run": path.name, **found}, indent=2))
     else:
-        click.echo(f"{found['executions']} programs ran, {found['weak']} of them without full isolation")
+        say(f"{found['executions']} programs ran, {found['weak']} of them without full isolation")
         for line in found["findings"]:
-            click.echo(line)
+            say(line)
     return 1 if found["findings"] else 0
-
-
-def _table(rows: list[tuple[Any, ...]]) -> None:
-    shown = [("RUN", "JOB", "STATUS", "NODES", "BEST"), *rows]
-    texts = [["-" if cell is None else str(cell) for cell in row] for row in shown]
-    widths = [max(len(row[column]) for row in texts) for column in range(len(texts[0]))]
-    for row in texts:
-        click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
-import yaml
-from yaml.nodes import MappingNode, Node, ScalarNode
-
 from corerun.errors import ConfigError, UsageError
+from corerun.inputs.yaml_documents import parse_yaml, read_yaml_document
 
 Key: TypeAlias = tuple[str, ...]
-_Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,69 +26,27 @@ Layer: TypeAlias = dict[Key, Entry]
 
 
 def read_yaml(path: Path) -> Layer:
-    """The layer of a YAML mapping; duplicate keys and broken syntax are errors with their line."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise UsageError(f"no such file: {path}") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"can't read {path}: {error}") from error
-    try:
-        root = yaml.compose(text, Loader=_Loader)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f"{path}:{mark.line + 1}" if mark else str(path)
-        raise ConfigError(f"not YAML: {getattr(error, 'problem', None) or error}", where=line) from error
-    if root is None or root.tag == "tag:yaml.org,2002:null":
+    """The layer of a YAML mapping; what isn't one is an error with its line."""
+    document = read_yaml_document(path)
+    if document.data is None:
         return {}
-    if not isinstance(root, MappingNode):
-        raise ConfigError("expected a mapping of keys to values", where=f"{path}:1")
-    layer: Layer = {}
-    _collect(root, (), path, layer, (root,))
-    return layer
+    if not isinstance(document.data, dict):
+        raise ConfigError("expected a mapping of keys to values", where=document.where())
+    return {key: Entry(value, document.where(*key)) for key, value in _leaves(document.data, ())}
 
 
-def _collect(node: MappingNode, prefix: Key, path: Path, layer: Layer, above: tuple[Node, ...]) -> None:
-    seen: set[str] = set()
-    for key_node, value_node in node.value:
-        where = f"{path}:{key_node.start_mark.line + 1}"
-        if not isinstance(key_node, ScalarNode) or key_node.value == "<<":
-            raise ConfigError("a key must be one word", where=where)
-        key = str(key_node.value)
-        if key in seen:
-            raise ConfigError(f"key {'.'.join((*prefix, key))!r} is given twice", where=where)
-        seen.add(key)
-        if value_node in above:
-            raise ConfigError(f"key {'.'.join((*prefix, key))!r} contains itself", where=where)
-        if isinstance(value_node, MappingNode) and value_node.value:
-            _collect(value_node, (*prefix, key), path, layer, (*above, value_node))
+def _leaves(data: Mapping[str, Any], above: Key) -> Iterator[tuple[Key, Any]]:
+    for name, value in data.items():
+        key = (*above, str(name))
+        if isinstance(value, Mapping) and value:
+            yield from _leaves(value, key)
         else:
-            layer[(*prefix, key)] = Entry(_construct(value_node, where), where)
-
-
-def _construct(node: Node, where: str) -> Any:
-    loader = yaml.SafeLoader("")
-    try:
-        return loader.construct_object(node, deep=True)
-    except (yaml.YAMLError, ValueError) as error:  # an unknown tag; a date that is none
-        raise ConfigError(f"not a value: {getattr(error, 'problem', None) or error}", where=where) from error
-    finally:
-        loader.dispose()
+            yield key, value
 
 
 def layer_of(data: Mapping[str, Any], where: str) -> Layer:
     """A layer from nested dicts, all from one place."""
-    layer: Layer = {}
-
-    def walk(value: Mapping[str, Any], prefix: Key) -> None:
-        for key, item in value.items():
-            if isinstance(item, Mapping) and item:
-                walk(item, (*prefix, str(key)))
-            else:
-                layer[(*prefix, str(key))] = Entry(item, where)
-
-    walk(data, ())
-    return layer
+    return {key: Entry(value, where) for key, value in _leaves(data, ())}
 
 
 def parse_override(text: str) -> Layer:
@@ -113,8 +68,8 @@ def parse_override(text: str) -> Layer:
 def _loose(text: str) -> Any:
     """The YAML value of a flag or a variable; what isn't YAML is the text itself."""
     try:
-        return yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError):
+        return parse_yaml(text, "").data
+    except ConfigError:
         return text
 
 

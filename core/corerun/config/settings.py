@@ -24,6 +24,7 @@ from pydantic import (
 
 from corerun.config.layers import Key, Layer, nested
 from corerun.errors import ConfigError
+from corerun.inputs.patterns import check_pattern
 from corerun.redaction import HIDDEN, SHORTEST_SECRET, remember, remember_address
 
 _REFERENCE = re.compile(r"env:([A-Za-z_]\w*)|\$\{([A-Za-z_]\w*)\}")
@@ -50,11 +51,6 @@ class BudgetSettings(Section):
     seconds: float | None = Field(None, ge=0)
 
 
-def _off(value: Any) -> Any:
-    # YAML reads a bare ``off`` as false.
-    return "off" if value is False else value
-
-
 class ModelCallSettings(Section):
     """How models are called: the pace of each model, retries, re-asks after a bad answer, the cache.
 
@@ -66,17 +62,24 @@ class ModelCallSettings(Section):
     tpm: float | None = Field(None, gt=0)
     retries: int = Field(5, ge=0)
     repairs: int = Field(2, ge=0)
-    cache: Annotated[Literal["off", "read", "write"], BeforeValidator(_off)] = "off"
+    cache: Literal["off", "read", "write"] = "off"
     strict_params: bool = False
 
 
 class SandboxSettings(Section):
-    """Inside what programs run, what it must guarantee, and what the environment may hand on."""
+    """Inside what programs run, what it must guarantee, and what the environment may hand on.
+
+    ``pass_env_unsafe`` are credentials that programs get all the same; ``allow_weak`` runs them without
+    the guarantees; ``image`` is for containers.
+    """
 
     name: str = "auto"
     require: Names | None = None
     pass_env: Names = []
+    pass_env_unsafe: Names = []
     allow_weak: bool = False
+    zygote: Literal["auto", "off"] = "auto"
+    image: str = ""
 
 
 class PluginSettings(Section):
@@ -162,9 +165,9 @@ class ModelAlias(Section):
         for feature, patterns in wording.items():
             for pattern in patterns:
                 try:
-                    re.compile(pattern)
-                except re.error as error:
-                    raise ValueError(f"{feature}: {pattern!r} is no regular expression: {error}") from error
+                    check_pattern(pattern)
+                except ValueError as error:
+                    raise ValueError(f"{feature}: {pattern!r} {error}") from None
         return wording
 
     @field_serializer("api_key")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import fnmatch
 import hashlib
 import os
 import re
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from corerun.execution.environment import HOME_FOLDER, TEMPORARY_FOLDER
@@ -17,14 +18,18 @@ DEPTH = 64
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _MIB = 1024 * 1024
+_TOKENS = re.compile(r"\[!?\]?[^\]]*\]|\*+|.", re.DOTALL)
+_ENDING = re.compile(r"\.[A-Za-z0-9]{1,10}\Z")
 
 
 @dataclass(slots=True)
 class Collection:
-    """``files`` are ``{path, size, sha256}``, ``skipped`` are ``{path, why}``; sorted by path."""
+    """``files`` are ``{path, size, sha256}`` and ``name``, the old path, where one was renamed;
+    ``skipped`` are ``{path, why}``. Both are sorted by path."""
 
     files: list[Json] = field(default_factory=list)
     skipped: list[Json] = field(default_factory=list)
+    renamed: int = 0
 
     def skip(self, path: str, why: str) -> None:
         self.skipped.append({"path": escaped(path), "why": why})
@@ -34,8 +39,8 @@ def collect(folder: str, globs: Sequence[str], limits: Limits) -> Collection:
     """Find and hash the regular files below ``folder`` that match one of ``globs``.
 
     ``*`` stays within a folder, ``**`` crosses folders. Nothing outside can be reached: links,
-    pipes, sockets, devices, setuid files and files with a second name are named and left alone, as
-    are names that a terminal or a shell would misread.
+    pipes, sockets, devices, setuid files and files with a second name are named and left alone. A file
+    whose name a terminal or a shell would misread becomes ``artifact_1`` and so on, with its plain ending.
     """
     found = Collection()
     wanted = [_compile(glob) for glob in globs]
@@ -45,9 +50,13 @@ def collect(folder: str, globs: Sequence[str], limits: Limits) -> Collection:
         top = os.open(folder, _FOLDER)
     except OSError:
         return found  # The program deleted its folder.
-    for parent, name, path in _walk(top, found, limits.files):
-        if any(pattern.fullmatch(path) for pattern in wanted):
-            _add(parent, name, path, found, limits)
+    try:
+        with contextlib.closing(_walk(os.dup(top), found, limits.files)) as entries:
+            for parent, name, path in entries:
+                if any(pattern.fullmatch(path) for pattern in wanted):
+                    _add(parent, name, path, found, limits, top)
+    finally:
+        os.close(top)
     found.files.sort(key=lambda item: str(item["path"]))
     found.skipped.sort(key=lambda item: str(item["path"]))
     return found
@@ -61,7 +70,7 @@ def escaped(path: str) -> str:
     )
 
 
-def _walk(top: int, found: Collection, most: int) -> Iterator[tuple[int, str, str]]:
+def _walk(top: int, found: Collection, most: int) -> Generator[tuple[int, str, str], None, None]:
     """All entries that are no folders, as (descriptor of the folder, name, path); closes ``top``."""
     stack: list[tuple[int, str, Iterator[os.DirEntry[str]]]] = []
     seen = 0
@@ -100,10 +109,7 @@ def _entries(descriptor: int) -> Iterator[os.DirEntry[str]]:
         return iter(sorted(entries, key=lambda entry: entry.name))
 
 
-def _add(parent: int, name: str, path: str, found: Collection, limits: Limits) -> None:
-    if escaped(path) != path or name.startswith("-"):
-        found.skip(path, "hostile name")
-        return
+def _add(parent: int, name: str, path: str, found: Collection, limits: Limits, top: int) -> None:
     try:
         descriptor = os.open(name, _FILE, dir_fd=parent)
     except OSError as error:
@@ -122,11 +128,34 @@ def _add(parent: int, name: str, path: str, found: Collection, limits: Limits) -
         else:
             with open(descriptor, "rb", closefd=False) as file:
                 digest = hashlib.file_digest(file, "sha256").hexdigest()
-            found.files.append({"path": path, "size": facts.st_size, "sha256": digest})
+            kept = {"path": path, "size": facts.st_size, "sha256": digest}
+            found.files.append(kept if _is_plain(path) else kept | _renamed(parent, name, path, found, top))
     except OSError as error:
         found.skip(path, error.strerror or "unreadable")
     finally:
         os.close(descriptor)
+
+
+def _is_plain(path: str) -> bool:
+    return escaped(path) == path and not any(part.startswith("-") for part in path.split("/"))
+
+
+def _renamed(parent: int, name: str, path: str, found: Collection, top: int) -> dict[str, Json]:
+    """Give a file a harmless name, in its folder if that has one, else at the top."""
+    folder = path.removesuffix(name)
+    if not _is_plain(folder):
+        folder = ""
+    target = parent if folder else top
+    ending = _ENDING.search(name)
+    while True:
+        found.renamed += 1
+        new = f"artifact_{found.renamed}{ending[0] if ending else ''}"
+        try:
+            os.stat(new, dir_fd=target, follow_symlinks=False)
+        except FileNotFoundError:
+            break
+    os.rename(name, new, src_dir_fd=parent, dst_dir_fd=target)
+    return {"path": folder + new, "name": escaped(path)}
 
 
 def _kind(parent: int, name: str) -> str:
@@ -150,9 +179,15 @@ def _compile(glob: str) -> re.Pattern[str]:
 
 
 def _segment(part: str) -> str:
-    translated = fnmatch.translate(part)
-    # fnmatch's wildcards also match the slash; within one part they must not.
-    return f"(?:(?=[^/]*(?:/|$)){translated.removesuffix(chr(92) + 'Z').replace('.*', '[^/]*')})"
+    """One part of a glob; its wildcards don't match the slash."""
+    return "".join(map(_token, _TOKENS.findall(part)))
+
+
+def _token(token: str) -> str:
+    if token[0] in "*?":
+        return "[^/]*" if token[0] == "*" else "[^/]"
+    # Without the end of the text, which it puts behind.
+    return f"(?!/){fnmatch.translate(token)[:-2]}"
 
 
 def remove_tree(path: str) -> bool:

@@ -28,13 +28,15 @@ _CREDENTIALS = (
     "KUBECONFIG",
     "DOCKER_HOST",
 )
-_INTERFERING = ("LD_PRELOAD", "LD_LIBRARY_PATH", "PYTHONPATH", "PYTHONSTARTUP", "GIT_*", "CORERUN_EXEC_ID")
+_INTERFERING = ("LD_PRELOAD", "LD_LIBRARY_PATH", "PYTHONPATH", "PYTHONSTARTUP", "GIT_*")
+_OURS = "CORERUN_EXEC_ID"
 _INHERITED = ("LANG", "LC_ALL", "TZ")
 _IS_CREDENTIAL, _IS_INTERFERING = (
     re.compile("|".join(fnmatch.translate(pattern) for pattern in patterns)).match
     for patterns in (_CREDENTIALS, _INTERFERING)
 )
 
+SEARCH_PATH = "/usr/local/bin:/usr/bin:/bin"
 HOME_FOLDER = ".home"
 TEMPORARY_FOLDER = ".tmp"
 
@@ -44,35 +46,42 @@ def is_credential(name: str) -> bool:
     return _IS_CREDENTIAL(name.upper()) is not None
 
 
-def check_names(names: Iterable[str]) -> None:
-    """Raise `UsageError` for a variable that programs never get."""
-    for name in names:
-        if is_credential(name):
+def check_names(names: Iterable[str], unsafe: Iterable[str] = ()) -> None:
+    """Raise `UsageError` for a variable that programs never get, unless it is one of ``unsafe``."""
+    allowed = frozenset(unsafe)
+    for name in (*names, *allowed):
+        if is_credential(name) and name not in allowed:
             raise UsageError(
                 f"refused: {name} is a provider credential",
-                hint="programs never see credentials; give the program its data as a file",
+                hint="give programs their data as files; sandbox.pass_env_unsafe passes it all the same",
             )
-        if _IS_INTERFERING(name.upper()):
+        if name.upper() == _OURS or (_IS_INTERFERING(name.upper()) and name not in allowed):
             raise UsageError(f"refused: {name} would change how the program is run")
         if not name or "=" in name or "\0" in name:
             raise UsageError(f"{name!r} is no name of an environment variable")
 
 
 def program_environment(
-    request: ExecRequest, *, workspace: str, base: Mapping[str, str], pass_env: Iterable[str] = ()
+    request: ExecRequest,
+    *,
+    workspace: str,
+    base: Mapping[str, str],
+    pass_env: Iterable[str] = (),
+    pass_env_unsafe: Iterable[str] = (),
 ) -> dict[str, str]:
     """All variables that a program gets.
 
     ``base`` is the environment of this process: only language, time zone and the names in
-    ``pass_env`` are taken from it. Raises `UsageError` for a credential in the request or in
-    ``pass_env``, whatever its value.
+    ``pass_env`` and ``pass_env_unsafe`` are taken from it. Raises `UsageError` for a credential in
+    the request or in ``pass_env``, whatever its value, unless ``pass_env_unsafe`` names it.
     """
-    passed = tuple(pass_env)
-    check_names((*request.env, *passed))
+    unsafe = tuple(pass_env_unsafe)
+    passed = (*pass_env, *unsafe)
+    check_names((*request.env, *passed), unsafe)
     folder = os.path.dirname(request.python or sys.executable)
     environment = {
         # An empty part would mean the current folder.
-        "PATH": ":".join(filter(None, (folder, "/usr/local/bin", "/usr/bin", "/bin"))),
+        "PATH": ":".join(filter(None, (folder, SEARCH_PATH))),
         "TERM": "dumb",
         "HOME": os.path.join(workspace, HOME_FOLDER),
         "TMPDIR": os.path.join(workspace, TEMPORARY_FOLDER),

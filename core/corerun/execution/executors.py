@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable
 
 from corerun import errors
 from corerun.errors import CorerunError, InfrastructureError
-from corerun.execution import processes
+from corerun.execution import processes, zygotes
 from corerun.execution.environment import is_credential
 from corerun.execution.lines import Channel
 from corerun.execution.watchdog import default_memory_mb
@@ -38,7 +38,8 @@ class InlineExecutor:
             return await work(with_memory(spec, self._memory_mb), serve)
 
     async def close(self) -> None:
-        """Nothing to give back."""
+        """End the zygotes of the programs that ran here."""
+        await zygotes.close()
 
 
 class ProcessExecutor:

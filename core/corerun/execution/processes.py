@@ -122,22 +122,29 @@ def _below(table: dict[int, Row], roots: Iterable[int]) -> set[int]:
     return set(found)
 
 
-def orphans(exec_id: str) -> list[int]:
+def orphans(exec_id: str, leader: int) -> list[int]:
     """Children of this process that the execution left behind, zombies included.
 
-    An orphan whose execution can't be told belongs to whoever asks: its main process has ended.
+    ``leader`` is its main process, which leads a session. An orphan whose execution can't be told
+    belongs to whoever asks: its main process has ended.
     """
     me = os.getpid()
     if _children_listed():
         candidates = children(me)
     else:
         candidates = [pid for pid, row in read_table().items() if row.parent == me]
-    return [pid for pid in candidates if pid not in started and _belongs(pid, exec_id)]
+    return [pid for pid in candidates if pid not in started and _belongs(pid, exec_id, leader)]
 
 
-def _belongs(pid: int, exec_id: str) -> bool:
+def _belongs(pid: int, exec_id: str, leader: int) -> bool:
     mark = variable(pid, MARKER)
-    return mark == exec_id or (mark not in active and _is_tagged(pid))
+    if mark == exec_id or (mark not in active and _is_tagged(pid)):
+        return True
+    # What makes a sandbox isn't tagged yet, and the dead have no variables.
+    try:
+        return os.getsid(pid) == leader
+    except ProcessLookupError:
+        return False
 
 
 def variable(pid: int, name: str) -> str:
@@ -164,6 +171,11 @@ def command_line(pid: int) -> str:
     return "".join(char if char.isprintable() else "?" for char in text)[:200]
 
 
+def _is_ending(pid: int) -> bool:
+    """Whether a process has given back its memory, and with it its environment."""
+    return _read(f"/proc/{pid}/statm").startswith(b"0 ")
+
+
 def memory_bytes(pids: list[int], precise_above: float) -> int:
     """Resident memory of a tree.
 
@@ -186,28 +198,31 @@ def _proportional_bytes(pid: int) -> int:
     return 0
 
 
-async def kill_execution(exec_id: str, root: int | None = None) -> list[str]:
-    """End every process of an execution: those below ``root``, and what was left behind.
+async def kill_execution(exec_id: str, leader: int = 0, *, with_leader: bool = False) -> list[str]:
+    """End every process that an execution left behind, and ``with_leader`` its main one and all below.
 
-    Returns the command lines of what was killed, except ``root``'s. All are stopped before any is
+    Returns the command lines of what was killed, except the main one's. All are stopped before any is
     killed, so that none forks away between two looks; two looks that find nothing end the sweep.
     """
     killed: dict[int, str] = {}
     quiet = 0
     for turn in range(_SWEEP_ROUNDS):
-        living = _living(exec_id, root)
+        living = _living(exec_id, leader, with_leader)
         if not living:
             quiet += 1
             if quiet == 2:
-                killed.pop(root or 0, None)
+                killed.pop(leader, None)
                 return list(killed.values())
             continue
         quiet = 0
         for pid in living:
             if pid not in killed:
-                killed[pid] = command_line(pid)
+                line = command_line(pid)
+                # What is ending already can be another execution's, whose sweep has killed it.
+                if not _is_ending(pid):
+                    killed[pid] = line
             _send(pid, signal.SIGSTOP)
-        for pid in living | _living(exec_id, root):
+        for pid in living | _living(exec_id, leader, with_leader):
             _send(pid, signal.SIGKILL)
         # Freeing a large memory takes the kernel a while; until then the dying are still listed.
         await asyncio.sleep(min(0.001 * 2**turn, 0.05))
@@ -239,19 +254,19 @@ def _works_in(pid: int, folder: str) -> bool:
     return os.path.realpath(variable(pid, "HOME")).startswith(os.path.realpath(folder) + os.sep)
 
 
-def _living(exec_id: str, root: int | None) -> set[int]:
+def _living(exec_id: str, leader: int, with_leader: bool) -> set[int]:
     table = read_table()
     me = os.getpid()
     left = [
         pid
         for pid, row in table.items()
-        if row.parent == me and pid not in started and _belongs(pid, exec_id)
+        if row.parent == me and pid not in started and _belongs(pid, exec_id, leader)
     ]
     for pid in left:
         if table[pid].state == "Z":
             with contextlib.suppress(ChildProcessError):
                 os.waitpid(pid, os.WNOHANG)
-    roots = left if root is None else [*left, root]
+    roots = [*left, leader] if with_leader else left
     return {pid for pid in _below(table, roots) if table[pid].state not in "ZX"}
 
 

@@ -1,11 +1,12 @@
-"""Chooses the sandbox, and refuses where none gives what is needed."""
+"""Chooses the sandbox by what each one's probe gave, and refuses where none gives what is needed."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
-from corerun.errors import SandboxUnavailable, UsageError
-from corerun.interfaces import Probe, Sandbox
+from corerun.errors import SandboxUnavailable
+from corerun.interfaces import GUARANTEES, Probe
 
 MODEL_CODE_GUARANTEES = frozenset({"env", "tree_kill", "fs_read", "fs_write", "net"})
 """What code that a model wrote needs."""
@@ -13,37 +14,55 @@ MODEL_CODE_GUARANTEES = frozenset({"env", "tree_kill", "fs_read", "fs_write", "n
 RULES_CODE_GUARANTEES = frozenset({"env", "tree_kill"})
 """What code of our own needs."""
 
-_OPT_OUT = "--sandbox local --i-accept-no-isolation"
+CONTAINER_STRENGTH = 40
+"""From here on a sandbox is a machine of its own, with its own software: only taken when it is named."""
+
+OPT_OUT = "--sandbox local --i-accept-no-isolation"
 
 
-def choose_sandbox(
-    candidates: Mapping[str, Sandbox], wanted: str, require: frozenset[str], *, accept_weak: bool
-) -> tuple[Sandbox, Probe, frozenset[str]]:
-    """The sandbox ``wanted``, or with ``auto`` the strongest one, and the guarantees it lacks.
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """The sandbox that was chosen. ``weak``: what was required and accepted not to have."""
 
-    The last part is empty unless ``accept_weak`` allowed a weak one. Raises `UsageError` for an
-    unknown name and `SandboxUnavailable` when the requirement isn't met.
+    name: str
+    probe: Probe
+    weak: frozenset[str]
+
+    @property
+    def missing(self) -> list[str]:
+        """All that it doesn't guarantee, required or not."""
+        return sorted(GUARANTEES - self.probe.guarantees)
+
+
+def choose(
+    probes: Mapping[str, Probe], wanted: str, require: frozenset[str], *, accept_weak: bool = False
+) -> Choice:
+    """The sandbox ``wanted``, or with ``auto`` the strongest one on this machine that is enough.
+
+    Raises `SandboxUnavailable` when none meets the requirement, unless ``accept_weak`` allows it; one
+    that doesn't work is never chosen.
     """
-    if wanted != "auto" and wanted not in candidates:
-        raise UsageError(f"unknown sandbox {wanted!r}", hint=f"one of auto, {', '.join(sorted(candidates))}")
-    names = sorted(candidates) if wanted == "auto" else [wanted]
-    probes = {name: candidates[name].probe() for name in names}
-    usable = [name for name in names if probes[name].ok]
+    considered = {
+        name: probe
+        for name, probe in sorted(probes.items(), key=lambda item: (-item[1].strength, item[0]))
+        if name == wanted or (wanted == "auto" and probe.strength < CONTAINER_STRENGTH)
+    }
+    usable = [name for name, probe in considered.items() if probe.ok]
     # Enough guarantees before strength: a strong sandbox that lacks one is no use.
-    usable.sort(key=lambda name: (require <= probes[name].guarantees, probes[name].strength), reverse=True)
+    usable.sort(key=lambda name: require <= considered[name].guarantees, reverse=True)
     if not usable:
-        raise SandboxUnavailable(_refusal(require, probes), hint=_OPT_OUT)
+        raise SandboxUnavailable(_refusal(require, considered))
     best = usable[0]
-    missing = require - probes[best].guarantees
-    if missing and not accept_weak:
-        raise SandboxUnavailable(_refusal(missing, probes))
-    return candidates[best], probes[best], missing
+    weak = require - considered[best].guarantees
+    if weak and not accept_weak:
+        raise SandboxUnavailable(_refusal(weak, considered))
+    return Choice(best, considered[best], weak)
 
 
-def _refusal(missing: frozenset[str], probes: Mapping[str, Probe]) -> str:
-    parts = [f"sandbox_unavailable: needs {', '.join(sorted(missing))}"]
-    for name, probe in probes.items():
+def _refusal(needed: frozenset[str], considered: Mapping[str, Probe]) -> str:
+    parts = [f"sandbox_unavailable: needs {', '.join(sorted(needed)) or 'a sandbox that works'}"]
+    for name, probe in considered.items():
         given = ", ".join(sorted(probe.guarantees)) or "nothing"
         parts.append(f"{name}: gives {given}" if probe.ok else f"{name}: {probe.reason}")
-    parts.append(f"to run without isolation: {_OPT_OUT}")
+    parts.append(f"to run without isolation: {OPT_OUT}")
     return "; ".join(parts)

@@ -9,50 +9,95 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from weakref import WeakKeyDictionary
 
-from corerun.execution.processes import descendants, memory_bytes
+from corerun.execution.cgroups import Group
+from corerun.execution.disk_use import measure
+from corerun.execution.processes import memory_bytes
 from corerun.interfaces import Limits
 
-INTERVAL_S = 0.25
-DISK_INTERVAL_S = 2.0
-_DISK_SHARE = 50
+CALM_S, ALERT_S = 0.1, 0.02
+"""Seconds between two looks: usually, and when memory grows fast or is half used up."""
+FAST_MB_PER_S = 200
+DISK_INTERVAL_S = 1.0
+_LOOKS = 10
+"""Looks at all calm programs together take at most one part in so many of the time."""
+_WALKS = 40
+"""The same for walks through their files."""
+_HURRY = 10
+"""And for those through the files of one program while much is written."""
 _MIB = 1024 * 1024
 
 
 @dataclass(eq=False, slots=True)
 class Watch:
-    """One program under watch. ``breach`` is called once, with the limit's name and a sentence."""
+    """One program under watch. ``members`` are its processes now; ``breach`` is called once, with the
+    limit's name and a sentence. ``group`` is what the kernel holds it in.
+    """
 
-    pid: int
+    members: Callable[[], list[int]]
     limits: Limits
     memory_mb: int
     workspace: str
     breach: Callable[[str, str], None]
+    group: Group
     peak_mb: float = 0.0
-    next_disk: float = field(default_factory=lambda: time.monotonic() + DISK_INTERVAL_S)
+    next_look: float = field(default_factory=lambda: time.monotonic() + ALERT_S)
     done: bool = False
+    _used: int = 0
+    _looked: float = field(default_factory=time.monotonic)
+    _walk_allowed: float = 0.0
+    _walk_due: float = field(default_factory=lambda: time.monotonic() + DISK_INTERVAL_S)
+    _size: int = 0
+    _free: int = -1
 
-    def look(self) -> None:
-        pids = descendants(self.pid)
+    def look(self, now: float, others: int) -> None:
+        """Look at what is due, and say when to look again; ``others`` are watched beside it."""
+        begin = time.thread_time()
+        alert = not self.group.holds_all and self._look_at_processes(now)
+        calm = max(CALM_S, _LOOKS * (others + 1) * (time.thread_time() - begin))
+        self.next_look = now + (ALERT_S if alert else calm)
+        if not self.done and (now >= self._walk_due or (now >= self._walk_allowed and self._fills_up())):
+            self._look_at_rest(others)
+
+    def _look_at_processes(self, now: float) -> bool:
+        """Whether the next look should come soon."""
+        pids = self.members()
         limit = self.memory_mb * _MIB
         used = memory_bytes(pids, limit / 2)
+        fast = used - self._used > FAST_MB_PER_S * _MIB * (now - self._looked)
+        self._used, self._looked = used, now
         self.peak_mb = max(self.peak_mb, used / _MIB)
         if used > limit:
             self._stop("oom", f"used {used // _MIB} MB of memory, limit {self.memory_mb} MB")
         elif len(pids) > self.limits.pids:
             self._stop("pids", f"had {len(pids)} processes, limit {self.limits.pids}")
-        elif time.monotonic() >= self.next_disk:
-            self._look_at_disk()
+        return fast or used > limit / 2
 
-    def _look_at_disk(self) -> None:
+    def _fills_up(self) -> bool:
+        """Whether so much was written to the disk, by whomever, that the limit may be passed."""
+        try:
+            facts = os.statvfs(self.workspace)
+        except OSError:
+            return False
+        free = facts.f_bfree * facts.f_frsize
+        if self._free < 0:
+            self._free = free
+        return self._free - free > self.limits.disk_mb * _MIB - self._size
+
+    def _look_at_rest(self, others: int) -> None:
         begin = time.monotonic()
-        size, files = measure(self.workspace)
+        limits = self.limits
+        self._size, files = measure(self.workspace, self.members(), limits.files)
+        self._free = -1
+        if self.group.oom_kills():
+            # One of them is dead, and the others may wait for it for ever.
+            self._stop("oom", f"used more than {self.memory_mb} MB of memory")
+        elif self._size > limits.disk_mb * _MIB:
+            self._stop("disk", f"wrote {self._size // _MIB} MB, limit {limits.disk_mb} MB")
+        elif files > limits.files:
+            self._stop("disk", f"made more than {limits.files} files")
         end = time.monotonic()
-        # A walk through very many files is dear: it may take no more than a small share of the time.
-        self.next_disk = end + max(DISK_INTERVAL_S, _DISK_SHARE * (end - begin))
-        if size > self.limits.disk_mb * _MIB:
-            self._stop("disk", f"wrote {size // _MIB} MB, limit {self.limits.disk_mb} MB")
-        elif files > self.limits.files:
-            self._stop("disk", f"made {files} files, limit {self.limits.files}")
+        self._walk_allowed = end + _HURRY * (end - begin)
+        self._walk_due = end + max(DISK_INTERVAL_S, _WALKS * (others + 1) * (end - begin))
 
     def _stop(self, limit: str, message: str) -> None:
         self.done = True
@@ -68,8 +113,9 @@ class Watchdog:
 
     def add(self, watch: Watch) -> None:
         self._watches.add(watch)
-        if self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(INTERVAL_S, self._tick)
+        if self._timer is not None:
+            self._timer.cancel()
+        self._sleep()
 
     def remove(self, watch: Watch) -> None:
         self._watches.discard(watch)
@@ -77,11 +123,18 @@ class Watchdog:
             self._timer.cancel()
             self._timer = None
 
+    def _sleep(self) -> None:
+        now = time.monotonic()
+        # Looks that are due at nearly the same time are taken together.
+        pause = max(ALERT_S, min(watch.next_look for watch in self._watches) - now)
+        self._timer = asyncio.get_running_loop().call_later(pause, self._tick)
+
     def _tick(self) -> None:
-        self._timer = asyncio.get_running_loop().call_later(INTERVAL_S, self._tick)
+        now = time.monotonic()
         for watch in tuple(self._watches):
-            if not watch.done:
-                watch.look()
+            if not watch.done and now >= watch.next_look - ALERT_S / 2:
+                watch.look(time.monotonic(), len(self._watches) - 1)
+        self._sleep()
 
 
 _watchdogs: WeakKeyDictionary[asyncio.AbstractEventLoop, Watchdog] = WeakKeyDictionary()
@@ -90,24 +143,6 @@ _watchdogs: WeakKeyDictionary[asyncio.AbstractEventLoop, Watchdog] = WeakKeyDict
 def watchdog() -> Watchdog:
     """The running loop's watchdog."""
     return _watchdogs.setdefault(asyncio.get_running_loop(), Watchdog())
-
-
-def measure(folder: str) -> tuple[int, int]:
-    """Bytes on disk below a folder, and the number of files; links are not followed."""
-    size = count = 0
-    todo = [folder]
-    while todo:
-        try:
-            with os.scandir(todo.pop()) as entries:
-                for entry in entries:
-                    count += 1
-                    if entry.is_dir(follow_symlinks=False):
-                        todo.append(entry.path)
-                    else:
-                        size += entry.stat(follow_symlinks=False).st_blocks * 512
-        except OSError:
-            continue  # Deleted or shut while we looked.
-    return size, count
 
 
 def default_memory_mb(slots: int) -> int:

@@ -36,6 +36,9 @@ def program_spec(request: ExecRequest, sandbox: str, policy: Policy | None = Non
             "read": policy.read,
             "write": policy.write,
             "pass_env": policy.pass_env,
+            "pass_env_unsafe": policy.pass_env_unsafe,
+            "zygote": policy.zygote,
+            "image": policy.image,
             "network": policy.network,
             "limits": asdict(policy.limits),
         },
@@ -59,12 +62,12 @@ async def run_program(spec: Json, serve: Handler | None = None) -> Json:
 
 
 def _policy(data: Mapping[str, Json], request: ExecRequest) -> Policy:
-    values: dict[str, Any] = {
-        name: tuple(data[name]) for name in ("read", "write", "pass_env") if name in data
-    }
-    limits = Limits(**data["limits"]) if "limits" in data else request.limits
-    network = data.get("network", "none")
-    return Policy(require=frozenset(data.get("require", ())), limits=limits, network=network, **values)
+    values: dict[str, Any] = dict(data)
+    for name in ("read", "write", "pass_env", "pass_env_unsafe"):
+        values[name] = tuple(data.get(name, ()))
+    values["require"] = frozenset(data.get("require", ()))
+    values["limits"] = Limits(**data["limits"]) if "limits" in data else request.limits
+    return Policy(**values)
 
 
 @functools.cache

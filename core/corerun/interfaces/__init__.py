@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from corerun.interfaces.component import Component, Handler, Json
 from corerun.interfaces.execution import (
+    GUARANTEES,
     ExecRequest,
     ExecResult,
     Executor,
@@ -40,6 +41,7 @@ from corerun.interfaces.search import Domain, Expansion, Node, Outcome, Strategy
 from corerun.interfaces.workflows import Agent, Benchmark, Operator, Reward, Rollout, Stage, StageResult
 
 __all__ = [
+    "GUARANTEES",
     "Agent",
     "Answer",
     "Benchmark",

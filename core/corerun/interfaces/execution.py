@@ -8,10 +8,22 @@ from typing import Any, Protocol
 
 from corerun.interfaces.component import Handler, Json
 
+GUARANTEES = frozenset(
+    {
+        *("fs_read", "fs_write", "net", "unix_sockets", "env", "proc_isolation", "tree_kill"),
+        *("mem_total", "mem_proc", "pids", "disk_total", "file_size"),
+    }
+)
+"""Everything that a sandbox can guarantee."""
+
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Limits of one program. None: the default that the executor derives from the machine."""
+    """Limits of one program. None: the default that the executor derives from the machine.
+
+    What is written to a stream beyond ``stdout_store_mb`` is counted and dropped; ``flood_mb`` ends the
+    program there instead (None: never).
+    """
 
     wall_s: float = 3600.0
     cpu_s: float | None = None
@@ -23,6 +35,7 @@ class Limits:
     stdout_head_kb: int = 64
     stdout_tail_kb: int = 192
     stdout_store_mb: int = 64
+    flood_mb: int | None = None
     nofile: int = 4096
     grace_s: float = 3.0
 
@@ -33,8 +46,11 @@ class ExecRequest:
 
     ``kind``: ``python`` (``code`` is written to ``file_name`` and run by ``python``), ``shell``
     (``code`` for ``/bin/sh``) or ``argv``. ``files`` maps relative paths in the workspace to
-    read-only inputs on the host. ``collect`` are globs, relative to ``cwd``. ``gpus`` are leased ids,
-    or ``"any"`` for each one that is wanted. ``fresh``: the workspace is emptied first.
+    read-only inputs on the host: a file is copied, a folder linked. ``collect`` are globs, relative
+    to ``cwd``. ``gpus`` are leased ids, or ``"any"`` for each one that is wanted. ``fresh``: the
+    workspace is emptied first. ``read`` are absolute paths on the host that the program may read
+    where they lie. ``preload`` names a profile (see `corerun.execution.inside.profiles`) of modules
+    that a warm start has imported already.
     """
 
     kind: str = "python"
@@ -56,6 +72,7 @@ class ExecRequest:
     workspace: str = ""
     file_name: str = "runfile.py"
     fresh: bool = False
+    read: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Json]:
         return _as_dict(self) | {"limits": _as_dict(self.limits)}
@@ -64,7 +81,7 @@ class ExecRequest:
     def from_json(cls, data: Mapping[str, Json]) -> ExecRequest:
         values = dict(data)
         values["limits"] = Limits(**values.get("limits", {}))
-        for name in ("argv", "gpus", "collect"):
+        for name in ("argv", "gpus", "collect", "read"):
             values[name] = tuple(values.get(name, ()))
         return cls(**values)
 
@@ -76,7 +93,11 @@ class ExecResult:
     ``status``: ok, error (exit code or exception), timeout, oom, disk, output_limit, killed
     (external signal), cancelled, infra_error. ``exc_*`` are the program's own claim.
     ``stdout``/``stderr`` are head and tail; the full streams lie at ``stdout_path``/``stderr_path``.
-    ``files`` holds ``{path, size, sha256}`` relative to the request's ``cwd``.
+    ``files`` holds ``{path, size, sha256}`` relative to the request's ``cwd``, and the old ``name`` of
+    one that had to be renamed. ``left`` is how many processes had to be killed after the main one,
+    ``leftovers`` the first command lines of these.
+    ``peak_tree_mb`` is the most memory that all its processes used together, ``read_mb`` and
+    ``written_mb`` went from and to disks.
     """
 
     status: str = "ok"
@@ -96,10 +117,14 @@ class ExecResult:
     wall_s: float = 0.0
     cpu_s: float = 0.0
     max_rss_mb: float = 0.0
+    peak_tree_mb: float = 0.0
+    read_mb: float = 0.0
+    written_mb: float = 0.0
     oom: Json | None = None
     files: tuple[Json, ...] = ()
     files_skipped: tuple[Json, ...] = ()
     leftovers: tuple[str, ...] = ()
+    left: int = 0
     sandbox: Mapping[str, Json] = field(default_factory=dict)
     timing: Mapping[str, float] = field(default_factory=dict)
     infra: str = ""
@@ -118,12 +143,21 @@ class ExecResult:
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """What a session may do. ``require`` names guarantees that must hold (see `Probe`)."""
+    """What a session may do. ``require`` names guarantees that must hold (see `GUARANTEES`).
+
+    ``read`` and ``write`` are paths on the host beside the workspace. ``pass_env`` are variables that
+    programs see; credentials are refused there, and passed if ``pass_env_unsafe`` names them.
+    ``zygote``: programs may be forked from a process that has imported their profile. ``image`` is
+    for sandboxes that are containers.
+    """
 
     require: frozenset[str] = frozenset()
     read: tuple[str, ...] = ()
     write: tuple[str, ...] = ()
     pass_env: tuple[str, ...] = ()
+    pass_env_unsafe: tuple[str, ...] = ()
+    zygote: bool = True
+    image: str = ""
     network: str = "none"
     limits: Limits = Limits()
 
@@ -132,8 +166,8 @@ class Policy:
 class Probe:
     """What a sandbox can do here, found by running a tiny program in it.
 
-    ``guarantees``: subset of fs_read, fs_write, net, env, proc_isolation, tree_kill, mem_total,
-    mem_proc, pids, disk_total, file_size, unix_sockets. ``strength``: 0 none .. 50 virtual machine.
+    ``guarantees``: subset of `GUARANTEES`. ``strength``: 0 none, 10 local, 20 landlock, 30 bwrap, 40
+    container, 50 virtual machine.
     """
 
     ok: bool

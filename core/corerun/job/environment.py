@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import TextIO
 
 from corerun.errors import UsageError
+from corerun.inputs.documents import read_bytes
 from corerun.interfaces import Event
 
+_MOST_BYTES = 2**20
 logger = logging.getLogger("corerun.run")
 NAMES = re.compile(
     r"(OPENAI_(API_KEY|BASE_URL|API_BASE|API_VERSION|ORG_ID|PROJECT_ID)|ANTHROPIC_(API_KEY|BASE_URL)"
@@ -31,10 +33,8 @@ def read_env_file(path: Path, environ: dict[str, str], *, required: bool = False
             raise UsageError(f"no such file: {path}", where="--env-file")
         return []
     taken: list[str] = []
-    try:
-        text = path.read_text(encoding="utf-8", errors="replace")
-    except OSError as error:
-        raise UsageError(f"can't read {path}: {error.strerror}", where="--env-file") from error
+    # Other programs' variables may be in any encoding.
+    text = read_bytes(path, limit=_MOST_BYTES, where="--env-file").decode("utf-8", "replace")
     for line in text.splitlines():
         match = LINE.match(line)
         if match is None or line.lstrip().startswith("#"):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import json
 import os
@@ -15,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from corerun.config import Settings
-from corerun.errors import EnvironmentRefused, InfrastructureError, Stopped, UsageError
-from corerun.execution.collect import remove_tree
+from corerun.errors import DiskFull, InfrastructureError, StateError
+from corerun.execution.gpus import GpuLeases
 from corerun.execution.worker import RUN_PROGRAM, program_spec
+from corerun.inputs.names import safe_join
 from corerun.interfaces import (
     Answer,
     Event,
@@ -25,16 +25,19 @@ from corerun.interfaces import (
     ExecResult,
     Executor,
     Handler,
+    Json,
     Message,
-    Policy,
     ProviderInfo,
 )
+from corerun.job.fonts import FontCache
+from corerun.job.isolation import Isolation
 from corerun.job.slots import Slots
 from corerun.llm.client import LanguageModels
 from corerun.plugins import PluginManager
 from corerun.redaction import redact
 from corerun.runs import events as kinds
 from corerun.runs import io, journal
+from corerun.runs.blobs import read_blob
 from corerun.runs.fold import RunState
 from corerun.runs.journal import Journal
 
@@ -55,9 +58,8 @@ class LiveRun:
         *,
         manager: PluginManager,
         executor: Executor,
-        sandbox: Mapping[str, Any],
-        policy: Policy,
-        gpus: Sequence[str] = (),
+        isolation: Isolation,
+        gpus: GpuLeases,
     ) -> None:
         self.id = directory.name
         self.dir = directory
@@ -71,13 +73,12 @@ class LiveRun:
         self._state = state
         self._manager = manager
         self._executor = executor
-        self._sandbox = dict(sandbox)
-        self._policy = policy
+        self._isolation = isolation
         self._slots = Slots(settings.workers)
+        self._fonts = FontCache(directory / "nodes" / ".matplotlib")
         self._order: dict[str, int] = {}
-        self.gpus = tuple(gpus)
-        self._free_gpus = list(gpus)
-        self._gpu_freed = asyncio.Condition()
+        self.gpus = gpus.ids
+        self._gpus = gpus
         self._counts: dict[str, dict[tuple[str, int, str], int]] = {}
         self._started = time.monotonic()
         self._guarded = 0.0
@@ -155,23 +156,30 @@ class LiveRun:
         queued = time.monotonic()
         async with self._slots.place(self._order.setdefault(request.node, len(self._order))):
             queue_s = time.monotonic() - queued
-            gpus = await self._lease(len(request.gpus))
-            try:
-                ready = replace(request, gpus=gpus, env={**self._environment(gpus), **request.env})
-                if ready.fresh:
-                    remove_tree(str(Path(ready.workspace)))
-                policy = replace(self._policy, limits=ready.limits)
-                spec = program_spec(ready, self._sandbox["target"], policy)
-                result = ExecResult.from_json(await self._executor.submit(RUN_PROGRAM, spec, serve))
-            finally:
-                await self._release(gpus)
+            async with self._gpus.lease(len(request.gpus)) as gpus:
+                await self._fonts.fill(request, self._submit)
+                ready = replace(
+                    request,
+                    gpus=gpus,
+                    env={**self._environment(gpus), **request.env},
+                    files={**self._fonts.files(request), **request.files},
+                )
+                result = ExecResult.from_json(await self._submit(ready, serve))
         if result.infra:
             raise InfrastructureError(result.infra)
+        self._isolation.check(result)
+        self._check_room(result)
         result = _without_secrets(result, Path(request.workspace))
         result = replace(result, timing={**result.timing, "queue_s": round(queue_s, 4)})
         # Without the variables that all programs of the run get.
         self._record_execution(key, replace(ready, env=request.env), result)
         return result
+
+    async def _submit(self, request: ExecRequest, serve: Handler | None = None) -> Json:
+        policy = replace(self._isolation.policy, limits=request.limits)
+        return await self._executor.submit(
+            RUN_PROGRAM, program_spec(request, self._isolation.target, policy), serve
+        )
 
     def _execution_key(self, request: ExecRequest) -> str:
         place = (request.node, request.attempt, request.label)
@@ -195,12 +203,12 @@ class LiveRun:
         # A later program of the same attempt may have replaced a file.
         newest = self._state.made[request.node, request.attempt]
         for item in result.files:
-            path = folder / item["path"]
+            path = safe_join(folder, item["path"], error=StateError)
             if not path.is_file() or _sha256(path) != newest[item["path"]]:
                 return None
         try:
             stdout, stderr = (self._kept_text(event.data[name]) for name in ("stdout", "stderr"))
-        except OSError:
+        except StateError:
             return None
         return replace(
             result,
@@ -219,7 +227,7 @@ class LiveRun:
     def _kept_text(self, kept: Any) -> str:
         if isinstance(kept, str):
             return kept
-        return (self._journal.blobs / str(kept["$text"])).read_bytes().decode("utf-8", "surrogatepass")
+        return read_blob(self._journal.blobs, kept["$text"]).decode("utf-8", "surrogatepass")
 
     def _record_execution(self, key: str, request: ExecRequest, result: ExecResult) -> None:
         last = self._state.audited
@@ -252,26 +260,8 @@ class LiveRun:
         return {
             **dict.fromkeys(names, threads),
             "MPLBACKEND": "Agg",
-            "MPLCONFIGDIR": str(self.dir / "nodes" / ".matplotlib"),
             "CUDA_VISIBLE_DEVICES": ",".join(gpus),
         }
-
-    async def _lease(self, count: int) -> tuple[str, ...]:
-        if not count:
-            return ()
-        if count > len(self.gpus):
-            raise EnvironmentRefused(f"a program wants {count} GPUs, and there are {len(self.gpus)}")
-        async with self._gpu_freed:
-            await self._gpu_freed.wait_for(lambda: len(self._free_gpus) >= count)
-            leased = tuple(self._free_gpus[:count])
-            del self._free_gpus[:count]
-        return leased
-
-    async def _release(self, gpus: tuple[str, ...]) -> None:
-        if gpus:
-            async with self._gpu_freed:
-                self._free_gpus = sorted([*self._free_gpus, *gpus])
-                self._gpu_freed.notify_all()
 
     # --------------------------------------------------------------------------------- rest
 
@@ -286,9 +276,7 @@ class LiveRun:
 
     def write(self, path: str, text: str | bytes) -> None:
         """Write a file of the run, atomically; ``path`` is relative to the run directory."""
-        if Path(path).is_absolute() or ".." in Path(path).parts:
-            raise UsageError(f"{path!r} leads out of the run directory")
-        body = io.replace(self.dir / path, text)
+        body = io.replace(safe_join(self.dir, path), text)
         self.emit(kinds.FILE_MADE, path=path, bytes=len(body), sha256=hashlib.sha256(body).hexdigest())
 
     def _guard(self) -> None:
@@ -299,9 +287,17 @@ class LiveRun:
         self.budget_check(now - self._started)
         free = shutil.disk_usage(self.dir).free // 2**20
         if free < self._settings.min_free_mb:
-            self.emit(kinds.PAUSED, reason="disk_full")
-            raise Stopped(
+            raise DiskFull(
                 f"only {free} MB are free, {self._settings.min_free_mb} are wanted (min_free_mb)",
+                hint="free some space, then resume with --resume",
+            )
+
+    def _check_room(self, result: ExecResult) -> None:
+        """A program that ran on a full disk shows nothing about its code: a resumed run runs it again."""
+        wanted_mb = 1 if result.status == "ok" else max(1, self._settings.min_free_mb)
+        if shutil.disk_usage(self.dir).free < wanted_mb * 2**20:
+            raise DiskFull(
+                "no space left when a program had ended, so what it did doesn't count",
                 hint="free some space, then resume with --resume",
             )
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from corerun import __version__
-from corerun.errors import StateError
+from corerun.errors import CorerunError, StateError
 from corerun.interfaces import Event
 from corerun.llm.ledger import Ledger
 from corerun.plugins import PluginManager
@@ -16,6 +16,7 @@ from corerun.redaction import redact_value
 from corerun.report.results import disclosure
 from corerun.runs import events as kinds
 from corerun.runs import io
+from corerun.runs.directory import refuse_links
 from corerun.runs.fold import fold, started
 from corerun.runs.journal import read
 from corerun.runs.lock import RunLock
@@ -36,8 +37,10 @@ def build_manifest(directory: Path, events: Sequence[Event], part: Mapping[str, 
     ledger = Ledger.fold(events)
     end = state.ended.data if state.ended else {"status": "interrupted", "exit_code": None, "error": None}
     models = dict(begun.get("models", {}))
+    sandbox = begun.get("sandbox", {})
     for event in state.resumed:
         models |= event.data.get("models", {})
+        sandbox = event.data.get("sandbox", sandbox)
     first, last = (events[0].t, events[-1].t) if events else (0.0, 0.0)
     degradations = [
         {name: event.data.get(name, "") for name in ("model", "feature", "reason")}
@@ -58,9 +61,9 @@ def build_manifest(directory: Path, events: Sequence[Event], part: Mapping[str, 
         "inputs": begun.get("inputs", {}),
         "started_at": _timestamp(first),
         "ended_at": _timestamp(last),
-        "wall_s": round(last - first, 3),
+        "wall_s": round(last - first - state.clock_steps_s, 3),
         "models": models,
-        "sandbox": begun.get("sandbox", {}),
+        "sandbox": sandbox,
         "cost": ledger.totals.to_json(),
         "degradations": degradations,
         "reproducible": all(row["feature"] != "seed" for row in degradations),
@@ -81,13 +84,24 @@ def build_manifest(directory: Path, events: Sequence[Event], part: Mapping[str, 
 
 def rebuild(directory: Path, manager: PluginManager) -> dict[str, Any]:
     """Write a run's derived files and its manifest again, from the journal alone."""
-    events, _ = read(directory / "events.jsonl")
-    job = started(fold(events)).get("job")
-    if job is None:
-        raise StateError("the journal has no beginning", where=str(directory / "events.jsonl"))
+    refuse_links(directory)
     lock = RunLock(directory)
     try:
-        manifest = build_manifest(directory, events, manager.get("jobs", job)().derive(directory, events))
+        events, _ = read(directory / "events.jsonl")
+        job = started(fold(events)).get("job")
+        if job is None:
+            raise StateError("the journal has no beginning", where=str(directory / "events.jsonl"))
+        try:
+            part = manager.get("jobs", job)().derive(directory, events)
+        except CorerunError:
+            raise
+        except Exception as error:
+            raise StateError(
+                f"the records don't fit together: {type(error).__name__}: {error}",
+                where=str(directory / "events.jsonl"),
+                hint="--debug shows what couldn't be made of them",
+            ) from error
+        manifest = build_manifest(directory, events, part)
         io.replace_json(directory / "run_manifest.json", manifest, sort_keys=True)
     finally:
         lock.release()

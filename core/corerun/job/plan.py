@@ -10,6 +10,7 @@ from typing import Any
 
 from corerun import config
 from corerun.errors import UsageError
+from corerun.inputs.names import safe_name
 from corerun.interfaces import Invocation, Job, Prepared, Provider, Role
 from corerun.job.models import check_models, make_directory, resolve_role, with_models_file
 from corerun.llm.directory import ModelDirectory
@@ -215,7 +216,7 @@ def _default_model(settings: config.Settings, environ: Mapping[str, str]) -> tup
 
 def _default_place(settings: config.Settings, job: str) -> Path:
     if settings.run_id:
-        return settings.out_root / "runs" / job / directory.safe_name(settings.run_id)
+        return settings.out_root / "runs" / job / safe_name(settings.run_id)
     return directory.new_directory(settings.out_root, job)
 
 

@@ -15,22 +15,25 @@ from typing import Any
 from corerun import __version__, config
 from corerun.errors import (
     CorerunError,
+    DiskFull,
     EnvironmentRefused,
     Interrupted,
     RunFailed,
     StateError,
     Stopped,
-    UsageError,
 )
 from corerun.execution import select
+from corerun.execution.gpus import GpuLeases, visible_gpus
 from corerun.execution.processes import kill_stale
 from corerun.interfaces import Event, Executor, Policy
+from corerun.job import changes
+from corerun.job.isolation import Isolation, isolate
 from corerun.job.live import LiveRun
 from corerun.job.manifest import build_manifest
 from corerun.job.models import model_facts, only_rules
 from corerun.job.observers import ObserverRelay
 from corerun.job.plan import Plan
-from corerun.job.signals import stop_on_signals
+from corerun.job.signals import Stopper
 from corerun.llm.budget import Budget
 from corerun.llm.client import LanguageModels, LlmSettings
 from corerun.plugins import PluginManager
@@ -38,7 +41,7 @@ from corerun.redaction import redact_value
 from corerun.redaction.logs import CleanFormatter
 from corerun.runs import directory, io
 from corerun.runs import events as kinds
-from corerun.runs.fold import RunState, fold, started
+from corerun.runs.fold import RunState, fold
 from corerun.runs.journal import Journal
 from corerun.runs.lock import RunLock
 
@@ -63,11 +66,13 @@ async def run_plan(
     restore: Callable[[Sequence[Event]], None] = lambda events: None,
     accept_weak: bool = False,
     salvage: bool = False,
+    force_unlock: bool = False,
 ) -> Finished:
     """Run a plan to its end. Errors of the run itself, and a place that can't be made, are in the
     manifest; what else prevents a run from starting is raised.
 
     ``listeners`` are called with each new event; ``restore`` once with those of earlier processes.
+    ``force_unlock``: see `RunLock`.
     """
     means = _means(plan, manager, accept_weak)
     try:
@@ -76,15 +81,16 @@ async def run_plan(
         directory.make_directory(plan.directory)
     except EnvironmentRefused as error:
         return _no_directory(plan, error)
-    lock = RunLock(plan.directory)
+    lock = RunLock(plan.directory, force=force_unlock)
     try:
         io.remove_temporary_files(plan.directory)
         log = Journal(plan.directory, durability=plan.settings.durability, salvage=salvage)
+        lock.when_lost(log.fence)
         try:
             state = fold(log.events)
-            _check_identity(plan, state)
+            changes.check_identity(plan, state)
             if state.status == "success":
-                return Finished(_finish(plan, log), 0, plan.directory)
+                return _finish(plan, log, 0)
             restore(log.events)
             # What a killed process of this run left behind; the lock is ours, so nobody needs it.
             await kill_stale(str(plan.directory / "nodes"))
@@ -113,11 +119,10 @@ async def _live(
         state,
         manager=manager,
         executor=executor,
-        sandbox=means.sandbox,
-        policy=means.policy,
-        gpus=visible_gpus(plan.invocation.environ),
+        isolation=means.isolation,
+        gpus=GpuLeases(visible_gpus(plan.invocation.environ)),
     )
-    _open(plan, run, state, means.sandbox)
+    _open(plan, run, state, means.isolation, manager.provenance())
     budget = Budget(**plan.settings.budget.model_dump())
     run.models = LanguageModels(
         record=_Recorder(log, state),
@@ -136,46 +141,41 @@ async def _live(
     )
     run.budget_check = lambda elapsed: budget.check(run.models.ledger, elapsed)
     async with means.relay.running(run.id):
-        error: BaseException | None = None
-        try:
-            async with stop_on_signals(run):
-                await plan.job.run(run, plan.settings)
-        except (Exception, asyncio.CancelledError) as caught:
-            error = caught
-            logger.error("the run ended early", exc_info=caught)
-        finally:
-            run.models.close()
-            await plan.models.aclose()
-            await executor.close()
-        status, code = _verdict(error, run)
-        noted = run.noted("result")
-        result = dict(noted) if isinstance(noted, Mapping) else {}
-        end = {"status": status, "exit_code": code, "error": _describe(error)}
-        try:
-            run.emit(kinds.RUN_DONE, **(result | end))
-        except Stopped as full:
-            code = full.exit_code
-        return Finished(_finish(plan, log), code, plan.directory)
+        stopper = Stopper(run)
+        with stopper.listening():
+            error: BaseException | None = None
+            try:
+                with stopper.working():
+                    await plan.job.run(run, plan.settings)
+            except (Exception, asyncio.CancelledError) as caught:
+                error = caught
+                logger.error("the run ended early", exc_info=caught)
+            finally:
+                run.models.close()
+                await plan.models.aclose()
+                await executor.close()
+            return _end(plan, log, run, error)
 
 
-def _check_identity(plan: Plan, state: RunState) -> None:
-    before = started(state).get("identity", {})
-    identity = _identity(plan)
-    changed = [key for key in identity if key in before and before[key] != identity[key]]
-    if changed:
-        raise UsageError(
-            f"a resumed run can't change its {', '.join(changed)}",
-            where=str(plan.directory),
-            hint="start a new run, with another --run_id",
-        )
+def _end(plan: Plan, log: Journal, run: LiveRun, error: BaseException | None) -> Finished:
+    status, code = _verdict(error, run)
+    noted = run.noted("result")
+    result = dict(noted) if isinstance(noted, Mapping) else {}
+    end = {"status": status, "exit_code": code, "error": _describe(error)}
+    try:
+        if isinstance(error, DiskFull):
+            run.emit(kinds.PAUSED, reason="disk_full")
+        run.emit(kinds.RUN_DONE, **(result | end))
+    except DiskFull as full:
+        code = full.exit_code
+    return _finish(plan, log, code)
 
 
-def _identity(plan: Plan) -> dict[str, Any]:
-    return dict(plan.prepared.identity) | {"job": plan.name, "seed": plan.settings.seed}
-
-
-def _open(plan: Plan, run: LiveRun, state: RunState, sandbox: Mapping[str, Any]) -> None:
-    versions = {"corerun": __version__, "python": platform.python_version(), "plugin": plan.plugin}
+def _open(
+    plan: Plan, run: LiveRun, state: RunState, isolation: Isolation, plugins: Mapping[str, Any]
+) -> None:
+    python = platform.python_version()
+    versions = {"corerun": __version__, "python": python, "plugin": plan.plugin, "plugins": plugins}
     models = model_facts(plan.models, [role.model or plan.default_model for role in plan.roles.values()])
     settings = plan.settings.model_dump(mode="json")
     if state.started is None:
@@ -191,44 +191,59 @@ def _open(plan: Plan, run: LiveRun, state: RunState, sandbox: Mapping[str, Any])
             versions=versions,
             settings=settings,
             inputs=dict(plan.prepared.inputs),
-            identity=_identity(plan),
+            identity=changes.identity(plan),
             models=models,
-            sandbox={key: value for key, value in sandbox.items() if key != "target"},
+            sandbox=isolation.facts,
         )
     else:
+        differing = list(changes.warnings(state, settings, models))
         run.emit(
             kinds.RUN_RESUMED,
             argv=list(plan.invocation.argv),
             versions=versions,
             models=models,
             settings=settings,
+            sandbox=isolation.facts,
         )
         io.replace(plan.directory / "config.resolved.yaml", config.to_yaml(plan.settings))
         run.resumed = True
+        for message in differing:
+            run.emit(kinds.WARNING, message=message)
     for message in plan.prepared.warnings:
         run.warn(message)
-    if sandbox["missing"] and sandbox["needed"]:
-        run.warn(
-            f"weak isolation: programs run under {sandbox['name']!r}, without {', '.join(sandbox['missing'])}"
-        )
+    if isolation.warning:
+        # Not `warn`, which is silent about what was told before a resume.
+        run.emit(kinds.WARNING, message=isolation.warning)
 
 
-def _finish(plan: Plan, log: Journal) -> Mapping[str, Any]:
+def _finish(plan: Plan, log: Journal, code: int, full: DiskFull | None = None) -> Finished:
+    """Write the files that follow from the journal.
+
+    Those that a full disk has no room for are written when the run is resumed, so a run that went well
+    ends as stopped then. ``full``: there was no room for its last records either.
+    """
     part: Mapping[str, Any] = {}
-    # On a full disk the manifest still goes to whoever started the run.
-    with contextlib.suppress(Stopped):
-        try:
-            part = plan.job.derive(plan.directory, log.events)
-        except CorerunError:
-            raise
-        except Exception as error:
-            logger.exception("derived files could not be written")
-            message = f"derived files are incomplete: {type(error).__name__}: {error}"
+    try:
+        part = plan.job.derive(plan.directory, log.events)
+    except DiskFull as error:
+        full = error
+    except CorerunError:
+        raise
+    except Exception as error:
+        logger.exception("derived files could not be written")
+        message = f"derived files are incomplete: {type(error).__name__}: {error}"
+        with contextlib.suppress(DiskFull):
             log.emit(kinds.WARNING, {"message": message})
     manifest = build_manifest(plan.directory, log.events, part)
-    with contextlib.suppress(Stopped):
+    try:
         io.replace_json(plan.directory / "run_manifest.json", manifest, sort_keys=True)
-    return manifest
+    except DiskFull as error:
+        full = error
+    if full is not None and not manifest.get("error"):
+        # What whoever started the run gets to see; the journal may hold that all of it is done.
+        code = full.exit_code
+        manifest = {**manifest, "status": "stopped", "exit_code": code, "error": _describe(full)}
+    return Finished(manifest, code, plan.directory)
 
 
 def _verdict(error: BaseException | None, run: LiveRun) -> tuple[str, int]:
@@ -260,38 +275,32 @@ def _describe(error: BaseException | None) -> Mapping[str, Any] | None:
 class _Means:
     """What a run works with: chosen before anything is written, since each part may be refused."""
 
-    sandbox: Mapping[str, Any]
-    policy: Policy
+    isolation: Isolation
     relay: ObserverRelay
     executor: Callable[[int], Executor]
 
 
 def _means(plan: Plan, manager: PluginManager, accept_weak: bool) -> _Means:
+    if plan.settings.strategy:
+        manager.find("strategies", plan.settings.strategy)
     executor = manager.get("executors", plan.settings.executor)
-    sandbox, policy = _sandbox(plan, manager, accept_weak)
-    return _Means(sandbox, policy, ObserverRelay(plan.settings.observers, manager), executor)
+    isolation = _isolation(plan, manager, accept_weak)
+    return _Means(isolation, ObserverRelay(plan.settings.observers, manager), executor)
 
 
-def _sandbox(plan: Plan, manager: PluginManager, accept_weak: bool) -> tuple[dict[str, Any], Policy]:
+def _isolation(plan: Plan, manager: PluginManager, accept_weak: bool) -> Isolation:
     wanted = plan.settings.sandbox
-    offered = {item.component.name: item.component.target for item in manager.components("sandboxes")}
-    candidates = {name: manager.get("sandboxes", name)() for name in offered}
     code = plan.roles.get(plan.prepared.code_role)
     by_rules = code is not None and only_rules(plan.models, code.model or plan.default_model)
     guarantees = select.RULES_CODE_GUARANTEES if by_rules else select.MODEL_CODE_GUARANTEES
-    require = frozenset(wanted.require) if wanted.require is not None else guarantees
-    sandbox, probe, missing = select.choose_sandbox(
-        candidates, wanted.name, require, accept_weak=accept_weak or wanted.allow_weak
+    policy = Policy(
+        require=guarantees if wanted.require is None else frozenset(wanted.require),
+        pass_env=tuple(wanted.pass_env),
+        pass_env_unsafe=tuple(wanted.pass_env_unsafe),
+        zygote=wanted.zygote == "auto",
+        image=wanted.image,
     )
-    ideal = select.MODEL_CODE_GUARANTEES - probe.guarantees
-    chosen = {
-        "name": sandbox.name,
-        "target": offered[sandbox.name],
-        "guarantees": sorted(probe.guarantees),
-        "missing": sorted(ideal),
-        "needed": sorted(missing),
-    }
-    return chosen, Policy(require=require, pass_env=tuple(wanted.pass_env))
+    return isolate(manager, wanted.name, policy, accept_weak=accept_weak or wanted.allow_weak)
 
 
 def _no_directory(plan: Plan, error: EnvironmentRefused) -> Finished:
@@ -313,7 +322,7 @@ def _no_directory(plan: Plan, error: EnvironmentRefused) -> Finished:
 @contextlib.contextmanager
 def _log_file(place: Path) -> Iterator[None]:
     with io.reported(place / "run.log"):
-        handler = logging.FileHandler(place / "run.log", encoding="utf-8", errors="backslashreplace")
+        handler = _LogFile(place / "run.log", encoding="utf-8", errors="backslashreplace")
     handler.setFormatter(CleanFormatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
     root = logging.getLogger("corerun")
     level = root.level
@@ -324,16 +333,15 @@ def _log_file(place: Path) -> Iterator[None]:
     finally:
         root.removeHandler(handler)
         root.setLevel(level)
-        handler.close()
+        with contextlib.suppress(OSError):
+            handler.close()
 
 
-def visible_gpus(environ: Mapping[str, str]) -> tuple[str, ...]:
-    """Ids of the GPUs that programs may get: CUDA_VISIBLE_DEVICES, else what the driver lists."""
-    named = environ.get("CUDA_VISIBLE_DEVICES")
-    if named is not None:
-        return tuple(part.strip() for part in named.split(",") if part.strip() not in ("", "-1"))
-    listed = Path("/proc/driver/nvidia/gpus")
-    return tuple(str(number) for number, _ in enumerate(sorted(listed.iterdir()))) if listed.is_dir() else ()
+class _LogFile(logging.FileHandler):
+    """What a full disk has no room for is left out: the journal says what happened."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        pass
 
 
 class _Recorder:

@@ -9,11 +9,13 @@ import zlib
 from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TypeVar
 
 from corerun.interfaces import ChatReply
 from corerun.llm.replay import reply_from_json, reply_to_json
-from corerun.llm.sqlite import cache_folder, open_shared
+from corerun.llm.sqlite import cache_folder, change, open_shared
 
+_T = TypeVar("_T")
 _TABLES = "CREATE TABLE IF NOT EXISTS answers (key TEXT PRIMARY KEY, reply BLOB NOT NULL) WITHOUT ROWID"
 
 
@@ -46,19 +48,21 @@ class AnswerCache:
 
     def find(self, key: str) -> ChatReply | None:
         """The kept reply, or None."""
-        rows = self._run("SELECT reply FROM answers WHERE key = ?", key)
+        query = "SELECT reply FROM answers WHERE key = ?"
+        rows = self._do(lambda file: file.execute(query, (key,)).fetchall())
         if not rows:
             return None
         try:
             return reply_from_json(json.loads(zlib.decompress(rows[0][0])))
-        except (ValueError, KeyError, TypeError, zlib.error):
+        except (ValueError, KeyError, TypeError, RecursionError, zlib.error):
             return None  # another version's, or damaged: the question is asked again
 
     def keep(self, key: str, reply: ChatReply) -> None:
         """Keeps ``reply`` for later runs."""
         if self._writes:
             body = zlib.compress(json.dumps(reply_to_json(reply), ensure_ascii=False).encode())
-            self._run("INSERT OR REPLACE INTO answers VALUES (?, ?)", key, body)
+            statement = "INSERT OR REPLACE INTO answers VALUES (?, ?)"
+            self._do(lambda file: change(file, statement, [(key, body)]))
 
     def close(self) -> None:
         """Closes the file."""
@@ -66,15 +70,15 @@ class AnswerCache:
             self._file.close()
             self._file = None
 
-    def _run(self, statement: str, *values: str | bytes) -> list[tuple[bytes]]:
+    def _do(self, step: Callable[[sqlite3.Connection], _T]) -> _T | None:
         if self._broken:
-            return []
+            return None
         try:
             if self._file is None:
                 self._file = open_shared(self._path, _TABLES)
-            return self._file.execute(statement, values).fetchall()
+            return step(self._file)
         except (sqlite3.Error, OSError) as error:
             self._broken = True
             self.close()
             self._warn(f"the cache of answers can't be used: {self._path}: {error}")
-            return []
+            return None

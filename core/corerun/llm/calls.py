@@ -33,6 +33,7 @@ from corerun.llm.retry import with_retries
 from corerun.llm.settings import LlmSettings, Recorder
 from corerun.redaction import redact
 from corerun.runs import events as records
+from corerun.runs import faults
 
 
 @dataclass(slots=True)
@@ -248,10 +249,16 @@ class Calls:
         )
         tries = 0
 
-        def send() -> Awaitable[ChatReply]:
+        async def send() -> ChatReply:
             nonlocal tries
             tries += 1
-            return attempt(call.provider, call.request, context, question.on_delta)
+            try:
+                faults.point("call.send")
+                reply = await attempt(call.provider, call.request, context, question.on_delta)
+                faults.point("call.receive")
+            except OSError as error:
+                raise Transient(f"the connection broke: {error.strerror}") from error
+            return reply
 
         try:
             return await with_retries(

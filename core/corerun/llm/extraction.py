@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from corerun.inputs.documents import JSON_DEPTH, deeper_than
 from corerun.interfaces import ChatReply, Json
 from corerun.llm.jsontext import LENIENT, MAX_SPANS, fenced_blocks, parsed, repaired, scan
 from corerun.llm.structured import Problems, json_schema, model_name, validate
@@ -174,7 +175,8 @@ def _strict_objects(text: str) -> Iterator[Json]:
         except (ValueError, RecursionError):
             budget -= len(text) // MAX_SPANS + 1
         else:
-            yield data
+            if not deeper_than(data, JSON_DEPTH):
+                yield data
         start = _OBJECT.search(text, position)
 
 

@@ -7,6 +7,7 @@ import json
 import re
 from dataclasses import dataclass
 
+from corerun.inputs.documents import JSON_DEPTH, deeper_than
 from corerun.interfaces import Json
 
 MAX_SPANS = 64
@@ -43,11 +44,15 @@ class Scan:
 
 
 def parsed(text: str) -> tuple[Json, bool]:
-    """JSON read from a whole text and True, or None and False; NaN and infinities become null."""
+    """JSON read from a whole text and True, or None and False; NaN and infinities become null.
+
+    What is nested deeper than any document may be counts as no JSON.
+    """
     try:
-        return LENIENT.decode(text), True
+        data = LENIENT.decode(text)
     except (ValueError, RecursionError):
         return None, False
+    return (None, False) if deeper_than(data, JSON_DEPTH) else (data, True)
 
 
 def fenced_blocks(text: str) -> list[str]:

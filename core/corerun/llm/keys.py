@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 import subprocess
 from collections.abc import Mapping
@@ -98,10 +99,18 @@ def key_variables(provider: str) -> tuple[str, ...]:
 
 def is_tracked(path: Path) -> bool:
     """Whether git has the file under version control; without git it has not."""
-    command = ["git", "-c", "core.fsmonitor=false", "ls-files", "--error-unmatch", "--", path.name]
+    # The repository may be anybody's: nothing that its settings name may run.
+    off = ["-c", "core.fsmonitor=false", "-c", "core.hooksPath=/dev/null", "-c", "protocol.ext.allow=never"]
+    command = ["git", "--literal-pathspecs", *off, "ls-files", "--error-unmatch", "--", path.name]
+    kept = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
     try:
         done = subprocess.run(
-            command, cwd=path.parent, stdin=subprocess.DEVNULL, capture_output=True, timeout=GIT_S
+            command,
+            cwd=path.parent,
+            env={**kept, "GIT_CONFIG_NOSYSTEM": "1", "LC_ALL": "C"},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=GIT_S,
         )
     except (OSError, subprocess.TimeoutExpired):
         return False

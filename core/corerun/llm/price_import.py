@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from corerun.errors import UsageError
+from corerun.inputs.documents import read_json
 from corerun.interfaces import Json
 from corerun.llm.prices import load_prices, read_user_file
 from corerun.runs import io
@@ -68,12 +68,7 @@ def import_prices(source: Path, target: Path) -> Imported:
 
 
 def _read_map(path: Path) -> dict[str, Json]:
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UsageError(f"no such file: {path}") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise UsageError(f"can't read prices: {' '.join(str(error).split())}", where=str(path)) from None
+    document = read_json(path)
     if not isinstance(document, dict):
         raise UsageError("expected a JSON object of models", where=str(path))
     document.pop("sample_spec", None)

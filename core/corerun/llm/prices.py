@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from corerun.errors import ConfigError
 from corerun.interfaces import Json, Price, Usage
+
+if TYPE_CHECKING:
+    from corerun.inputs.yaml_documents import YamlDocument
 
 _DATE_SUFFIX = re.compile(r"(-\d{4}-\d{2}-\d{2}|-\d{8}|@\d{8})$")
 _PER_TOKENS = 1_000_000
@@ -67,36 +73,41 @@ def cost_usd(usage: Usage, price: Price) -> float:
 
 def read_user_file(path: Path) -> dict[str, Json]:
     """The user's file as it is, with a mapping under ``models``. Raises `ConfigError`."""
-    import yaml
+    return dict(_user_document(path).data)
 
-    try:
-        document = yaml.load(path.read_text(encoding="utf-8"), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise ConfigError(f"can't read prices: {' '.join(str(error).split())}", where=str(path)) from None
-    document = {} if document is None else document
-    if not isinstance(document, dict) or not isinstance(document.setdefault("models", {}), dict):
-        raise _wrong_shape(path)
-    return document
+
+def _user_document(path: Path) -> YamlDocument:
+    from corerun.inputs.yaml_documents import read_yaml_document
+
+    document = read_yaml_document(path)
+    data = {} if document.data is None else document.data
+    if not isinstance(data, dict) or not isinstance(data.get("models", {}), dict):
+        raise _wrong_shape(document.where("models"))
+    return replace(document, data={**data, "models": data.get("models", {})})
 
 
 def _user_prices(path: Path) -> dict[str, Price]:
-    try:
-        return {str(model): _price(entry) for model, entry in read_user_file(path)["models"].items()}
-    except (AttributeError, KeyError, TypeError, ValueError):
-        raise _wrong_shape(path) from None
+    document = _user_document(path)
+    prices = {}
+    for model, entry in document.data["models"].items():
+        try:
+            prices[model] = _price(entry)
+        except (AttributeError, KeyError, TypeError, ValueError, OverflowError):
+            raise _wrong_shape(document.where("models", model)) from None
+    return prices
 
 
-def _wrong_shape(path: Path) -> ConfigError:
+def _wrong_shape(where: str) -> ConfigError:
     return ConfigError(
         "the prices have the wrong shape",
         hint="expected models: {ID: {in: USD, out: USD}} per million tokens",
-        where=str(path),
+        where=where,
     )
 
 
 def _price(entry: Json) -> Price:
     cached = entry.get("cached")
     price = Price(float(entry["in"]), float(entry["out"]), None if cached is None else float(cached))
-    if not all(value >= 0 for value in (price.input, price.output, price.cached or 0.0)):
+    if not all(0 <= value < math.inf for value in (price.input, price.output, price.cached or 0.0)):
         raise ValueError("a price is negative or not a number")
     return price

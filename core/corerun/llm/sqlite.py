@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
+
+from corerun.runs import faults
+from corerun.runs.filesystem import file_system, is_network
 
 BUSY_MS = 30_000
-
-_NETWORK = frozenset({"nfs", "nfs4", "cifs", "smb3", "9p", "fuse.sshfs", "ceph", "lustre", "glusterfs"})
 
 _log = logging.getLogger("corerun.llm")
 
@@ -20,17 +22,20 @@ def cache_folder(environ: Mapping[str, str]) -> Path:
     return Path(home) / "corerun"
 
 
-def open_shared(path: Path, tables: str, *, busy_ms: int = BUSY_MS) -> sqlite3.Connection:
+def open_shared(
+    path: Path, tables: str, *, busy_ms: int = BUSY_MS, kind: str | None = None
+) -> sqlite3.Connection:
     """The file at ``path`` with ``tables`` in it; readable by its owner alone.
 
     Readers and writers of many processes don't block each other, except on network file systems,
-    which can't share memory. Raises `sqlite3.Error` or OSError if it can't be used.
+    which can't share memory; ``kind`` is the type of the one that holds ``path``, by default found out.
+    Raises `sqlite3.Error` or OSError if it can't be used.
     """
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     path.touch(mode=0o600)
     connection = sqlite3.connect(path, timeout=busy_ms / 1000, isolation_level=None)
     try:
-        if file_system(path.parent) in _NETWORK:
+        if is_network(file_system(path.parent) if kind is None else kind):
             _log.warning("%s lies on a network file system: access to it is slower", path)
             connection.execute("PRAGMA journal_mode=DELETE")
         else:
@@ -43,17 +48,13 @@ def open_shared(path: Path, tables: str, *, busy_ms: int = BUSY_MS) -> sqlite3.C
     return connection
 
 
-def file_system(folder: Path) -> str:
-    """The type of the file system that holds ``folder``, such as ``ext4``; empty if unknown."""
+def change(file: sqlite3.Connection, statement: str, rows: Iterable[tuple[Any, ...]]) -> None:
+    """Run ``statement`` with each row: all of them or, with an error or a kill, none."""
+    file.execute("BEGIN IMMEDIATE")
     try:
-        lines = Path("/proc/self/mountinfo").read_text("utf-8", "replace").splitlines()
-        inside = folder.resolve()
-    except OSError:
-        return ""
-    found = (0, "")
-    for line in lines:
-        left, _, right = line.partition(" - ")
-        mounted = Path(left.split(" ")[4].encode().decode("unicode_escape"))
-        if inside == mounted or mounted in inside.parents:
-            found = max(found, (len(mounted.parts), right.split(" ")[0]), key=lambda pair: pair[0])
-    return found[1]
+        file.executemany(statement, rows)
+        faults.point("sqlite.commit")
+        file.execute("COMMIT")
+    except BaseException:
+        file.execute("ROLLBACK")
+        raise

@@ -13,6 +13,7 @@ from corerun.errors import PluginError, UsageError
 from corerun.plugins import discovery
 from corerun.plugins.discovery import PluginEntry, typed
 from corerun.plugins.messages import refused, suggest
+from corerun.redaction.terminal import one_line
 
 if TYPE_CHECKING:
     from corerun.interfaces import Component
@@ -163,6 +164,12 @@ class PluginManager:
             self._loaded[entry.name] = loading.load(entry, self.relay)
         return self._loaded[entry.name]
 
+    def provenance(self) -> dict[str, dict[str, str]]:
+        """Whose code was loaded so far; see `corerun.plugins.provenance`."""
+        from corerun.plugins.provenance import provenance
+
+        return provenance(self._loaded[name] for name in sorted(self._loaded))
+
     @property
     def relay(self) -> Relay:
         if self._relay is None:
@@ -249,10 +256,8 @@ class PluginManager:
                 yield loaded
             elif entry.name not in self._told:
                 self._told.add(entry.name)
-                sys.stderr.write(
-                    f"corerun: plugin {entry.name} ({entry.origin}) not loaded: {loaded.reason}; "
-                    f"corerun plugins check {entry.name} shows why\n"
-                )
+                why = f"corerun: plugin {entry.name} ({entry.origin}) not loaded: {loaded.reason}; "
+                sys.stderr.write(one_line(f"{why}corerun plugins check {entry.name} shows why") + "\n")
 
     def _one(self, kind: str, name: str, sources: Iterable[Loaded]) -> FoundComponent | None:
         hits = [

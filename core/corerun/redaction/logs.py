@@ -8,19 +8,23 @@ import threading
 import traceback
 from types import TracebackType
 
+from corerun.redaction.terminal import one_line, shown
 from corerun.redaction.texts import redact
 
 
 class CleanFormatter(logging.Formatter):
-    """A formatter whose lines, tracebacks among them, hold no secret."""
+    """A formatter whose records are one line each, and a traceback's lines, without secrets and controls."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        return one_line(redact(super().formatMessage(record)))
 
     def format(self, record: logging.LogRecord) -> str:
-        return redact(super().format(record))
+        return shown(redact(super().format(record)))
 
 
 def clean_traceback(error: BaseException) -> str:
-    """The traceback of ``error`` as Python prints it."""
-    return redact("".join(traceback.format_exception(error)))
+    """The traceback of ``error`` as Python prints it, without secrets and control characters."""
+    return shown(redact("".join(traceback.format_exception(error))))
 
 
 def clean_last_words() -> None:

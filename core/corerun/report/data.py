@@ -9,7 +9,7 @@ from typing import Any
 from corerun.interfaces import Event, Json
 from corerun.report.fold import Facts, NodeFacts, best_of, mapping, metric_of, primary, secondary
 from corerun.report.images import Images
-from corerun.report.results import disclosure, model_label, outcome
+from corerun.report.results import disclosure, isolation, model_label, outcome
 from corerun.report.strict import strict
 
 SCHEMA = "corerun.report/1"
@@ -144,6 +144,7 @@ def _header(facts: Facts, maximize: bool, metric: str, best: str | None) -> dict
         "wall_s": round(facts.clock.now, 2),
         "models": [{"name": name, "label": model_label(name, kind)} for name, kind in models.items()],
         "disclosure": str((done or {}).get("disclosure") or started.get("disclosure") or disclosure(models)),
+        "isolation": isolation(facts.sandboxes),
         "metric": {"name": metric, "maximize": maximize},
         "best": {"id": best, "value": chosen.value(maximize)} if chosen else {"id": best, "value": None},
         "tokens": {key: sum(call[key] for call in facts.calls) for key in ("prompt", "completion", "cached")},

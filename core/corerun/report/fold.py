@@ -110,6 +110,8 @@ class Facts:
         self.nodes: dict[str, NodeFacts] = {}
         self.calls: list[dict[str, Json]] = []
         self.programs: list[dict[str, Json]] = []
+        self.sandboxes: dict[str, frozenset[str]] = {}
+        """What each sandbox that programs ran in gave all of them."""
         self.notices: list[dict[str, Json]] = []
         self.notices_left_out = 0
         self.resumes: list[float] = []
@@ -262,6 +264,10 @@ class Facts:
             "exit_code": result.get("exit_code"),
         }
         self.programs.append(program)
+        sandbox = mapping(result.get("sandbox"))
+        if sandbox:
+            name, given = str(sandbox.get("name")), frozenset(map(str, sandbox.get("guarantees") or ()))
+            self.sandboxes[name] = self.sandboxes.get(name, given) & given
         if isinstance(node, str) and node in self.nodes:
             self.nodes[node].programs.append(program)
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from corerun.interfaces import Json
 from corerun.redaction import redact
-from corerun.runs.io import compact_json
+from corerun.runs.content import compact_json
 
 _STATIC = Path(__file__).parent / "static"
 _SCRIPTS = ("base.js", "tree.js", "node.js", "charts.js", "report.js")

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from corerun.interfaces import Json
+from corerun.interfaces import GUARANTEES, Json
 
 SETS = ("val", "test")
 
@@ -66,6 +66,15 @@ def outcome(done: Mapping[str, Json], maximize: bool) -> dict[str, Json]:
         }
     gains = {rows: gain(sides["best"][rows], sides["first_good"][rows], maximize) for rows in SETS}
     return sides | {"gain": gains}
+
+
+def isolation(sandboxes: Mapping[str, frozenset[str]]) -> str:
+    """One sentence that says inside what the programs of a run ran, and what that doesn't guarantee."""
+    parts = []
+    for name, given in sorted(sandboxes.items()):
+        missing = ", ".join(sorted(GUARANTEES - given))
+        parts.append(f"{name}, without {missing}" if missing else name)
+    return f"Programs ran under {'; and under '.join(parts)}." if parts else ""
 
 
 def disclosure(models: Mapping[str, Json]) -> str:

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 
 from corerun.interfaces import Json
+from corerun.redaction.terminal import one_line
 
-_ESCAPE = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-_])")
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]+")
 _SUMMARY_WIDTH = 1000
 
 
 def clean(text: str, width: int = 240) -> str:
     """One line, at most ``width`` long, without control characters, escapes or direction overrides."""
-    line = _CONTROL.sub(" ", _ESCAPE.sub("", text)).strip()
+    line = one_line(text).strip()
     return line if len(line) <= width else line[: width - 3] + "..."
 
 

@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import re
 import secrets
 import time
 from pathlib import Path
 
-from corerun.errors import EnvironmentRefused, UsageError
+from corerun.errors import EnvironmentRefused, StateError, UsageError
+from corerun.inputs.names import safe_join
+from corerun.runs import io
 
-UNSAFE = re.compile(r"[^A-Za-z0-9._-]")
-
-
-def safe_name(text: str, limit: int = 80) -> str:
-    """``text`` as one path element: ``[A-Za-z0-9._-]`` only, never empty, never hidden."""
-    name = UNSAFE.sub("_", text)[:limit].lstrip(".")
-    return name or "unnamed"
+_PRIVATE = 0o700
+_WRITTEN = ("events.jsonl", "run.lock", "run.log", ".ballast", "blobs", "nodes")
 
 
 def new_directory(out_root: Path, job: str) -> Path:
@@ -26,25 +22,34 @@ def new_directory(out_root: Path, job: str) -> Path:
 
 
 def make_directory(path: Path) -> None:
-    """Make a run's directory; a place that can't be written is the environment's refusal."""
+    """Make a run's directory, which only its owner may enter; a place that can't be written is the
+    environment's refusal."""
     if path == Path(path.anchor) or path == Path.home():
         raise UsageError(f"a run can't live in {path}", hint="choose another --out_root")
     try:
-        path.mkdir(parents=True, exist_ok=True)
-        (path / "blobs").mkdir(exist_ok=True)
-        (path / "nodes").mkdir(exist_ok=True)
+        io.make_folder(path.parent)
+        for folder in (path, path / "blobs", path / "nodes"):
+            io.make_folder(folder, _PRIVATE)
     except OSError as error:
         raise _cannot_make(path, error) from error
+    refuse_links(path)
+
+
+def refuse_links(path: Path) -> None:
+    """Raise `StateError` if something that every run writes is a link, in a run directory of somebody
+    else perhaps to a file of ours."""
+    for name in _WRITTEN:
+        safe_join(path, name, error=StateError)
 
 
 def claim(path: Path) -> Path:
     """Make a directory that is nobody else's: ``path``, or ``path`` with -2, -3, ... at its end."""
     place, number = path, 1
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        io.make_folder(path.parent)
         while True:
             try:
-                place.mkdir()
+                io.new_folder(place, _PRIVATE)
                 return place
             except FileExistsError:
                 number += 1

@@ -24,7 +24,7 @@ stage_done         scope, best, nodes, good, failed, wall_s
 file_made          path, bytes, sha256
 metric             name, value, step
 noted              name, value, scope, node: a job's own durable note
-warning            message
+warning            message; of a clock that was set: clock_step_s
 repaired           line, kept (file name of the torn tail)
 paused             reason
 run_done           status, exit_code, error

@@ -30,6 +30,8 @@ class RunState:
     warnings: list[str] = field(default_factory=list)
     notes: dict[str, Any] = field(default_factory=dict)
     files: dict[str, Event] = field(default_factory=dict)
+    clock_steps_s: float = 0.0
+    """By how much the clock was set while the run lived: no time of the run."""
     double_paid: list[str] = field(default_factory=list)
     audited: Event | None = None
 
@@ -67,6 +69,7 @@ class RunState:
                 self.stages_done[event.data["scope"]] = event
             case kinds.WARNING:
                 self.warnings.append(event.data["message"])
+                self.clock_steps_s += event.data.get("clock_step_s", 0.0)
             case kinds.NOTED:
                 self.notes[event.data["name"]] = event.data["value"]
             case kinds.FILE_MADE:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -12,17 +13,27 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from corerun.errors import StateError, Stopped
+from corerun.errors import DiskFull, StateError
+from corerun.inputs.documents import parse_json
 from corerun.interfaces import Event
+from corerun.runs import content, io
 from corerun.runs import events as kinds
-from corerun.runs import io
+from corerun.runs.blobs import read_blob
+from corerun.runs.clock import Clock, StepWatch, step_message
+from corerun.runs.shape import fault, is_record
 
 MAX_BODY = 64 * 1024
 """Bytes of a record's data beyond which it goes to a blob."""
 
+DEPTH = 200
+"""Lists and objects inside each other in a record: what was read from outside, and what is put around it."""
+
 SYNC_EVERY_S = 0.05
+BALLAST = 16 * 1024 * 1024
+"""Bytes of the disk that a run keeps back for its last records."""
 _compact = json.JSONEncoder(separators=(",", ":")).encode
 POWER_SAFE = frozenset({kinds.NODE_DONE, kinds.CALL_ANSWERED})
+LAST_WORDS = frozenset({kinds.PAUSED, kinds.RUN_DONE})
 
 
 def encode(event: Event, body: str | None = None) -> bytes:
@@ -43,16 +54,20 @@ def decode(line: bytes) -> Event:
         raise ValueError("not a complete record")
     if b"%08x" % zlib.crc32(head + b"}") != tail[:8]:
         raise ValueError("checksum doesn't match")
-    record = json.loads(head + b"}")
+    record = parse_json(head + b"}", depth=DEPTH)
     try:
-        return Event(record["seq"], record["t"], record["type"], record["data"])
+        event = Event(record["seq"], record["t"], record["type"], record["data"])
     except (KeyError, TypeError) as error:
         raise ValueError("not a record") from error
+    if not is_record(event):
+        raise ValueError("not a record")
+    return event
 
 
 def digest(event: Event) -> str:
-    """sha256 of a record, by which the next record of the audit chain names it."""
-    body = json.dumps([event.seq, event.type, event.data], separators=(",", ":"), sort_keys=True)
+    """sha256 of a record, by which the next record of the audit chain names it. Its number isn't part of
+    that: it changes when bad lines are left out, and the chain holds the order by itself."""
+    body = json.dumps([event.type, event.data], separators=(",", ":"), sort_keys=True)
     return hashlib.sha256(body.encode()).hexdigest()
 
 
@@ -61,16 +76,21 @@ class _Damaged(ValueError):
 
 
 def _restore(event: Event, blobs: Path) -> Event:
-    name = event.data.get("$blob") if isinstance(event.data, Mapping) else None
+    name = event.data.get("$blob")
     if name is None:
         return event
     try:
-        body = (blobs / str(name)).read_bytes()
-    except OSError as error:
-        raise _Damaged(f"blobs/{name}, which it needs, can't be read: {error.strerror}") from error
-    if hashlib.sha256(body).hexdigest() != name:
-        raise _Damaged(f"blobs/{name}, which it needs, was changed")
-    return Event(event.seq, event.t, event.type, json.loads(body))
+        body = read_blob(blobs, name)
+    except StateError as error:
+        raise _Damaged(f"it needs a blob, and {error.message}") from error
+    return Event(event.seq, event.t, event.type, parse_json(body, depth=DEPTH))
+
+
+def _sound(event: Event) -> Event:
+    problem = fault(event)
+    if problem:
+        raise _Damaged(problem)
+    return event
 
 
 def read(path: Path, *, salvage: bool = False) -> tuple[list[Event], int]:
@@ -98,7 +118,7 @@ def read(path: Path, *, salvage: bool = False) -> tuple[list[Event], int]:
             # With ``salvage`` a gap is what a bad line leaves, but a number that was there is a copy.
             if event.seq <= last if salvage else event.seq != last + 1:
                 raise _Damaged(f"record {event.seq} where {last + 1} belongs")
-            found.append(_restore(event, path.parent / "blobs"))
+            found.append(_sound(_restore(event, path.parent / "blobs")))
             last = event.seq
         except ValueError as error:
             if number == len(lines) and not isinstance(error, _Damaged):
@@ -116,11 +136,20 @@ def read(path: Path, *, salvage: bool = False) -> tuple[list[Event], int]:
 class Journal:
     """An open journal of which this process is the one writer.
 
-    ``durability``: ``kill`` survives a killed process; ``power`` also waits for the disk on
-    records that were paid for. Listeners are called after a record was written.
+    ``durability``: ``kill`` survives a killed process; ``power`` also waits for the disk: on records
+    that were paid for, and on every other file of the run. Listeners are called after a record was
+    written. ``clock`` says what time it is, in unix seconds; the order of records never depends on it,
+    and each step of it is a warning.
     """
 
-    def __init__(self, directory: Path, *, durability: str = "kill", salvage: bool = False) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        durability: str = "kill",
+        salvage: bool = False,
+        clock: Clock = time.time,
+    ) -> None:
         self.path = directory / "events.jsonl"
         self.blobs = directory / "blobs"
         self._power = durability == "power"
@@ -136,28 +165,36 @@ class Journal:
         self._scopes: dict[str, list[Event]] = {}
         for event in self.events:
             self._index(event)
-        with io.reported(self.path):
-            directory.mkdir(parents=True, exist_ok=True)
-            self._descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        self._descriptor = io.open_log(self.path)
         self._ballast = directory / ".ballast"
         self._closed = threading.Event()
         self._lost: OSError | None = None
+        self._clock = clock
+        self._steps = StepWatch(clock, last=self.events[-1].t if self.events else None)
+        self._flushing = threading.Lock()
         self._dirty = threading.Event()
+        try:
+            if self._power:
+                io.promise_power(directory)
+            if damaged:
+                self._rewrite()
+            elif good < os.fstat(self._descriptor).st_size:
+                self._repair(good)
+            io.reserve(self._ballast, BALLAST)
+        except BaseException:
+            io.end_power(directory)
+            os.close(self._descriptor)
+            raise
         self._syncer = threading.Thread(target=self._sync, name="corerun-journal", daemon=True)
         self._syncer.start()
-        if damaged:
-            self._rewrite()
-        elif good < os.fstat(self._descriptor).st_size:
-            self._repair(good)
-        self._reserve()
 
     def _rewrite(self) -> None:
         renumbered = [Event(n, e.t, e.type, e.data) for n, e in enumerate(self.events, 1)]
         kept = f"events.salvaged-{int(time.time())}"
-        io.copy_file(self.path, self.path.with_name(kept))
+        io.copy_file(self.path, self.path.with_name(kept), sync=True)
         io.replace(self.path, b"".join(self._line(event) for event in renumbered), as_is=True)
         os.close(self._descriptor)
-        self._descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND)
+        self._descriptor = io.open_log(self.path)
         self.events[:] = renumbered
         self._scopes.clear()
         for event in renumbered:
@@ -169,16 +206,8 @@ class Journal:
         kept = f"events.torn-{len(self.events)}"
         io.replace(self.path.with_name(kept), torn, as_is=True)
         with io.reported(self.path):
-            os.truncate(self.path, good)
+            io.cut(self._descriptor, good)
         self.emit(kinds.REPAIRED, {"line": len(self.events) + 1, "kept": kept})
-
-    def _reserve(self) -> None:
-        # Room for the last records of a run that fills the disk.
-        try:
-            with self._ballast.open("wb") as handle:
-                os.posix_fallocate(handle.fileno(), 0, 1 << 20)
-        except OSError:
-            self._ballast.unlink(missing_ok=True)
 
     def _index(self, event: Event) -> None:
         scope = event.data.get("scope")
@@ -191,32 +220,30 @@ class Journal:
         The event that listeners get is what a reader of the file gets: JSON data, a copy, with null
         where a number isn't finite, and without secrets.
         """
-        body = io.compact_json(data)
-        event = Event(len(self.events) + 1, round(time.time(), 3), type, json.loads(body))
+        step = self._steps.step()
+        if step:
+            self.emit(kinds.WARNING, {"message": step_message(step), "clock_step_s": round(step, 3)})
+        body = content.compact_json(data)
+        event = Event(len(self.events) + 1, round(self._clock(), 3), type, json.loads(body))
         full = not self._append(self._line(event, body))
         self.events.append(event)
         self._index(event)
         if self._power and type in POWER_SAFE:
             with io.reported(self.path):
-                os.fdatasync(self._descriptor)
+                self._flush()
         elif not self._dirty.is_set():
             self._dirty.set()
         for listener in self.listeners:
             listener(event)
-        if full and type != kinds.RUN_DONE:
-            self.emit(kinds.PAUSED, {"reason": "disk_full"})
-            raise Stopped("the disk is full", hint="free some space, then resume with --resume")
+        if full and type not in LAST_WORDS:
+            raise DiskFull("the disk is full", hint="free some space, then resume with --resume")
         return event
 
     def _line(self, event: Event, body: str | None = None) -> bytes:
         line = encode(event, body)
         if len(line) <= MAX_BODY and "$blob" not in event.data:
             return line
-        try:
-            name = io.store_blob(self.blobs, _compact(event.data).encode())
-        except Stopped:
-            self._ballast.unlink(missing_ok=True)
-            raise
+        name = io.store_blob(self.blobs, _compact(event.data).encode())
         return encode(Event(event.seq, event.t, event.type, {"$blob": name}))
 
     def _append(self, line: bytes) -> bool:
@@ -230,14 +257,32 @@ class Journal:
                     io.append(self._descriptor, line)
                     return not freed
                 except OSError as error:
-                    if error.errno not in io.FULL or not self._ballast.exists():
+                    if error.errno not in io.FULL:
+                        self._lost = error
                         raise
-                self._ballast.unlink()
+                    if freed or not io.release(self._ballast):
+                        raise
                 freed = True
+
+    def fence(self) -> None:
+        """Let no further record be written: another process owns the run."""
+        self._lost = OSError(errno.ESTALE, "another process has taken over the run")
 
     def scoped(self, scope: str) -> Sequence[Event]:
         """The records of one scope, in order."""
         return self._scopes.get(scope, ())
+
+    def _flush(self) -> None:
+        # Of two that wait at once only one is told that the disk failed, so they take turns.
+        with self._flushing:
+            if self._lost is not None:
+                raise self._lost
+            try:
+                io.sync(self._descriptor)
+            except OSError as error:
+                # Another try may answer ok although the data is gone, so every later record fails.
+                self._lost = error
+                raise
 
     def _sync(self) -> None:
         while True:
@@ -246,23 +291,22 @@ class Journal:
             if self._closed.is_set():
                 return
             try:
-                os.fdatasync(self._descriptor)
-            except OSError as error:
-                # Another try may answer ok although the data is gone, so the next record fails.
-                self._lost = error
+                self._flush()
+            except OSError:
                 return
             self._closed.wait(SYNC_EVERY_S)
 
     def close(self) -> None:
-        """Flush to the disk and let go of the file."""
+        """Flush to the disk and let go of the file; an error if a record may not be there."""
         if self._closed.is_set():
             return
         self._closed.set()
         self._dirty.set()
         self._syncer.join()
-        self._ballast.unlink(missing_ok=True)
         try:
             with io.reported(self.path):
-                os.fdatasync(self._descriptor)
+                self._flush()
+                io.release(self._ballast)
         finally:
+            io.end_power(self.path.parent)
             os.close(self._descriptor)

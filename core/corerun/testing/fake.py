@@ -21,6 +21,7 @@ from corerun.errors import (
     Unsupported,
     UsageError,
 )
+from corerun.inputs.documents import read_json_lines
 from corerun.interfaces import (
     CallContext,
     ChatReply,
@@ -141,19 +142,8 @@ def read_script(path: Path) -> list[Json]:
     `FAULTS`) with ``retry_after``; beside them ``reasoning``, ``finish``, ``usage``, ``model``,
     ``degradations``, and ``purpose`` to answer only calls of that purpose. Raises `UsageError`.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"can't read the script: {error}", where=str(path)) from None
     lines: list[Json] = []
-    for number, line in enumerate(text.splitlines(), 1):
-        if not line.strip():
-            continue
-        where = f"{path}:{number}"
-        try:
-            data = json.loads(line)
-        except ValueError as error:
-            raise UsageError(f"not JSON: {error}", where=where) from None
+    for where, data in read_json_lines(path):
         if not isinstance(data, dict) or not data.keys() & {"text", "json", "tool_calls", "fault"}:
             raise UsageError("a line needs text, json, tool_calls or fault", where=where)
         if "fault" in data and str(data["fault"]) not in FAULTS:

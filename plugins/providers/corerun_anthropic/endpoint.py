@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import importlib.util
 from dataclasses import dataclass, field
-from urllib.parse import urlsplit
 
 from corerun.errors import EnvironmentRefused, UsageError
 from corerun.interfaces import Connection
-from corerun.llm.address import ALLOW_INSECURE_HTTP, address_problem, is_local_url, said_by
+from corerun.llm.address import (
+    ALLOW_INSECURE_HTTP,
+    address_problem,
+    is_local_url,
+    said_by,
+    without_login,
+)
 from corerun.llm.models import true_value
 from corerun.redaction import redact, remember
 
@@ -24,7 +29,7 @@ _INSTALL = "pip install 'corerun[anthropic]'"
 class Endpoint:
     """One server. ``problem`` says in one line why it can't be called; empty: it can.
 
-    ``base_url`` is without the path ``/v1`` that the SDK adds.
+    ``base_url`` is without a login and without the path ``/v1`` that the SDK adds.
     """
 
     provider: str
@@ -47,11 +52,8 @@ class Endpoint:
 
     @property
     def address(self) -> str:
-        """The base URL without a login; empty for one that is no address."""
-        if address_problem(self.base_url, allow_insecure=True):
-            return ""
-        parts = urlsplit(self.base_url)
-        return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+        """The base URL; empty for one that is no address."""
+        return "" if address_problem(self.base_url, allow_insecure=True) else self.base_url
 
     def say(self, text: str) -> str:
         """One line about this server for people: shortened, and without secrets."""
@@ -67,7 +69,7 @@ def endpoint_of(connection: Connection) -> Endpoint:
     given_url = connection.base_url or next(filter(None, map(environ.get, URL_VARIABLES)), "")
     key = connection.api_key or next(filter(None, map(environ.get, KEY_VARIABLES)), "")
     remember(key)
-    url = (given_url or DEFAULT_BASE_URL).strip().rstrip("/")
+    url = without_login((given_url or DEFAULT_BASE_URL).strip()).rstrip("/")
     url = url.removesuffix("/messages").removesuffix("/v1").rstrip("/")
     is_local = is_local_url(url)
     problem = address_problem(url, allow_insecure=true_value(environ.get(ALLOW_INSECURE_HTTP)))

@@ -14,6 +14,7 @@ from weakref import WeakKeyDictionary
 
 from corerun.errors import Transient
 from corerun.interfaces import Json
+from corerun.llm.address import check_name
 from corerun_anthropic.endpoint import Endpoint
 from corerun_anthropic.failure import Answer
 
@@ -183,13 +184,17 @@ class SdkTransport:
             http_client=anthropic.DefaultAsyncHttpxClient(
                 # A redirect would carry the prompt to a host that nobody named.
                 follow_redirects=False,
-                event_hooks={"request": [_keep_known_headers]},
+                event_hooks={"request": [_check_host, _keep_known_headers]},
             ),
         )
 
 
 async def _only(event: Json) -> AsyncIterator[Json]:
     yield event
+
+
+async def _check_host(request: Any) -> None:
+    await check_name(request.url.host)
 
 
 async def _keep_known_headers(request: Any) -> None:

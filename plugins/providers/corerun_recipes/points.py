@@ -70,7 +70,7 @@ def read_point(head: str) -> Point | None:
             and all(fault in FAULTS for fault in faults)
             and isinstance(outer, str)
         )
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
     return Point(idea.name, sets, config, faults, outer) if known else None
 

@@ -26,8 +26,8 @@ class TransformersProvider:
 
     Models are named by a folder, relative to the working directory, or by their id on the Hugging
     Face hub; a folder with an adapter stands for its base model and the adapter. `ChatRequest.extra`
-    may hold ``device``, ``dtype``, ``adapter`` (a folder), ``enable_thinking`` and
-    ``chat_template_kwargs``.
+    may hold ``device``, ``dtype``, ``adapter`` (a folder), ``trust_remote_code`` (``REPO@COMMIT``),
+    ``enable_thinking`` and ``chat_template_kwargs``.
     """
 
     def __init__(self, connection: Connection) -> None:
@@ -95,7 +95,7 @@ class TransformersProvider:
         extra = request.extra
         source = Source(
             request.model,
-            *(str(extra.get(key) or "") for key in ("adapter", "device", "dtype")),
+            *(str(extra.get(key) or "") for key in ("adapter", "device", "dtype", "trust_remote_code")),
         )
         job = Job(request, ctx.strict, tell)
         worker = self._workers.get(source)

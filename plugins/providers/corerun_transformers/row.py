@@ -18,7 +18,9 @@ from corerun_transformers.text import ProseFilter, TextWriter, read_calls
 
 DEFAULT_MAX_TOKENS = 1024
 
-OPTIONS = frozenset({"device", "dtype", "adapter", "enable_thinking", "chat_template_kwargs"})
+OPTIONS = frozenset(
+    {"device", "dtype", "adapter", "trust_remote_code", "enable_thinking", "chat_template_kwargs"}
+)
 """Keys of `ChatRequest.extra` that mean something to a model in this process."""
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 from pathlib import Path
 
 from corerun.config import Key, Layer, Settings, path_keys, read_yaml, resolve_paths
@@ -19,7 +20,8 @@ EXAMPLE = Path(__file__).parent / "example"
 def job_file(invocation: Invocation) -> tuple[Path, bool]:
     """The job file of this start, and whether it is the packaged example."""
     if invocation.config_file is not None:
-        return invocation.config_file.resolve(), False
+        # Not Path.resolve, which a link to itself makes raise.
+        return Path(os.path.realpath(invocation.config_file)), False
     here = invocation.cwd / JOB_FILE
     return (here, False) if here.is_file() else (EXAMPLE / JOB_FILE, True)
 

@@ -360,5 +360,5 @@ def _planted(code: str) -> list[str]:
     first = head(code).removeprefix("# recipe:")
     try:
         return list(json.loads(first).get("faults", [])) if first else []
-    except (ValueError, AttributeError):
+    except (ValueError, AttributeError, TypeError, RecursionError):
         return []

@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from corerun.errors import CallFailed
+from corerun.errors import CallFailed, StateError
 from corerun.execution.collect import collect
+from corerun.inputs.names import safe_join
 from corerun.interfaces import ExecResult, Node, Outcome
 from corerun.runs import io
 from corerun_bfts import plotting
@@ -212,7 +213,7 @@ def _good(lab: Laboratory, node: Node, data: dict[str, Any], measured: Measured)
 def store(lab: Laboratory, node: Node, data: Mapping[str, Any]) -> dict[str, Any]:
     """Copy what a node made to its folder of results; returns the places, relative to the run."""
     place = f"logs/0-run/experiment_results/experiment_{node.id}"
-    folder = lab.run.dir / place
+    folder = safe_join(lab.run.dir, place, error=StateError)
     io.replace(folder / "experiment_code.py", data["code"], sync=False)
     io.replace(folder / "output.txt", data["output"], sync=False)
     if data["is_buggy"]:

@@ -9,8 +9,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from corerun.errors import CallFailed
+from corerun.errors import CallFailed, StateError, UsageError
 from corerun.execution.collect import remove_tree
+from corerun.inputs.documents import read_json
+from corerun.inputs.names import safe_join
 from corerun.interfaces import ExecResult, Node, Run
 from corerun.runs import io
 from corerun_bfts import judgements
@@ -75,6 +77,7 @@ class _Studio:
         self._known = (
             record.context(0) if record.idea else [Section("Research idea", "idea", _idea_text(place))]
         )
+        self._data_files: list[str] = []
         self._best = 0
         self._ran = False
 
@@ -135,19 +138,22 @@ class _Studio:
 
     async def _script(self, name: str, code: str, **how: Any) -> tuple[ExecResult, Path]:
         manifest = {MANIFEST: str(self._place / MANIFEST)}
-        return await run_script(self._run, self._settings, name, code, files=manifest, **how)
+        return await run_script(
+            self._run, self._settings, name, code, files=manifest, read=self._data_files, **how
+        )
 
     def _keep(self, name: str, content: str | bytes) -> None:
         if self._place == self._run.dir:
             self._run.write(name, content)
         else:
-            io.replace(self._place / name, content)
+            io.replace(safe_join(self._place, name, error=StateError), content)
 
     async def _facts(self) -> dict[str, Any]:
         record, place = self._record, self._place
         summaries = _summaries(place)
         files = _npy_files(place, summaries)
         manifest = {"base_dir": str(place), "npy_files": files}
+        self._data_files = files
         io.replace_json(place / MANIFEST, manifest)
         structures = await self._structures()
         io.replace_json(place / MANIFEST, manifest | {"structure": structures})
@@ -184,8 +190,8 @@ class _Studio:
             collect=("reading.json",),
         )
         try:
-            return dict(json.loads((workspace / "reading.json").read_bytes()))
-        except (OSError, ValueError):
+            return dict(read_json(workspace / "reading.json"))
+        except (UsageError, TypeError, ValueError):
             return {}
 
 
@@ -200,7 +206,7 @@ def link_results(place: Path) -> None:
     if top.is_symlink():
         top.unlink()
     try:
-        os.symlink(os.path.relpath(logs, place), top, target_is_directory=True)
+        io.link(top, os.path.relpath(logs, place))
     except OSError:
         io.copy_tree(logs, top)
 
@@ -217,10 +223,11 @@ def _move_aside(place: Path) -> Path:
     aside = place / "_figures_best"
     if aside.is_dir():  # an attempt was killed: what it had put aside may be all there is
         _restore(place, aside)
-    aside.mkdir()
+    with io.reported(aside):
+        io.make_folder(aside)
     for name in (SCRIPT, "figures"):
         if (place / name).exists():
-            os.replace(place / name, aside / name)
+            io.move(place / name, aside / name)
     return aside
 
 
@@ -231,7 +238,7 @@ def _restore(place: Path, aside: Path) -> None:
             if (aside / name).exists():
                 if (place / name).is_dir():
                     remove_tree(str(place / name))
-                os.replace(aside / name, place / name)
+                io.move(aside / name, place / name)
     shutil.rmtree(aside, ignore_errors=True)
 
 
@@ -252,8 +259,8 @@ def _summaries(place: Path) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name in SUMMARIES:
         try:
-            data = json.loads((place / "logs" / "0-run" / f"{name}_summary.json").read_text("utf-8"))
-        except (OSError, ValueError):
+            data = read_json(place / "logs" / "0-run" / f"{name}_summary.json")
+        except UsageError:
             data = {}
         if isinstance(data, list):
             found[name] = {

@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from corerun.errors import UsageError
+from corerun.inputs.documents import read_json
 
 Prose = str | list[str] | list[dict[str, Any]]
 
@@ -32,18 +33,7 @@ class Idea(BaseModel):
 
 def load_ideas(path: Path) -> list[Any]:
     """The ideas of a file; a single object counts as a list of one."""
-    try:
-        data = json.loads(path.read_text(encoding="utf-8-sig"))
-    except FileNotFoundError:
-        raise UsageError(f"no such file: {path}", where="load_ideas") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"can't read {path}: {error}", where="load_ideas") from error
-    except json.JSONDecodeError as error:
-        raise UsageError(
-            f"not JSON: {error.msg}", where=f"{path}:{error.lineno}", hint="an ideas file is a JSON list"
-        ) from error
-    except RecursionError:
-        raise UsageError("not JSON: nested too deeply", where=str(path)) from None
+    data = read_json(path, where="load_ideas")
     ideas = [data] if isinstance(data, dict) else data
     if not isinstance(ideas, list) or not ideas:
         raise UsageError("an ideas file is a JSON list of at least one idea", where=str(path))
@@ -54,7 +44,8 @@ def choose_idea(ideas: list[Any], index: int, source: str) -> tuple[Idea, dict[s
     """The idea at ``index``: typed, and as it stands in the file."""
     if not 0 <= index < len(ideas):
         raise UsageError(
-            f"idea_idx {index} is out of range: {source} holds {len(ideas)} idea(s), 0 to {len(ideas) - 1}",
+            f"idea_idx {index!s:.20} is out of range: {source} holds {len(ideas)} idea(s), "
+            f"0 to {len(ideas) - 1}",
             where="idea_idx",
         )
     raw = ideas[index]

@@ -5,10 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
-import os
-import shutil
 import time
-import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,10 +15,12 @@ import yaml
 from corerun.config import Layer, Settings
 from corerun.errors import EnvironmentRefused, UsageError
 from corerun.execution.collect import remove_tree
+from corerun.inputs.archives import extract
+from corerun.inputs.documents import read_text
+from corerun.inputs.names import safe_name
 from corerun.interfaces import Event, Invocation, Prepared, Run
 from corerun.redaction import redact_value
 from corerun.runs import io
-from corerun.runs.directory import safe_name
 from corerun_bfts import documents
 from corerun_bfts.flow import Walk
 from corerun_bfts.ideas import choose_idea, load_ideas, markdown, with_code
@@ -198,9 +197,9 @@ def _document_remarks(invocation: Invocation, own: BftsSettings) -> tuple[list[s
 
 def _text(path: Path, what: str, warnings: list[str]) -> str:
     try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError):
-        warnings.append(f"no {what}: {path} can't be read; going on without it")
+        return read_text(path)
+    except UsageError as error:
+        warnings.append(f"no {what}, going on without it: {error}")
         return ""
 
 
@@ -254,14 +253,25 @@ def _bring_data(run: Run, own: BftsSettings) -> None:
     target = run.dir / "data"
     if not own.copy_data:
         target.unlink(missing_ok=True)
-        os.symlink(own.data_dir.resolve(), target, target_is_directory=True)
+        with io.reported(target):
+            io.link(target, own.data_dir.resolve())
         return
     io.copy_tree(own.data_dir, target)
     if own.preprocess_data:
         for archive in sorted(target.rglob("*.zip")):
-            try:
-                shutil.unpack_archive(archive, archive.with_suffix(""))
-            except (shutil.ReadError, zipfile.BadZipFile, RuntimeError, OSError) as error:
-                run.warn(f"{archive.relative_to(run.dir)} can't be unpacked: {error}")
+            _unpack(run, archive, own.data_dir / archive.relative_to(target))
         for junk in [*target.rglob("__MACOSX"), *target.rglob(".DS_Store")]:
-            shutil.rmtree(junk) if junk.is_dir() else junk.unlink(missing_ok=True)
+            remove_tree(str(junk))
+
+
+def _unpack(run: Run, archive: Path, original: Path) -> None:
+    """Unpack a copy of ``original`` beside itself, unless the person has done so already."""
+    if original.with_suffix("").exists():
+        return
+    folder = archive.with_suffix("")
+    # A process that was killed may have left a part.
+    remove_tree(str(folder))
+    try:
+        extract(archive, folder)
+    except UsageError as error:
+        run.warn(f"{archive.relative_to(run.dir)} can't be unpacked: {error.message}")

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from corerun.inputs.documents import parse_json
 from corerun.interfaces import ExecRequest, ExecResult, Node, Run
 from corerun_bfts.metric import PrimaryMetric, Reading
 from corerun_bfts.programs import READER, extract_program, trimmed
@@ -88,7 +88,7 @@ class Laboratory:
 def reading_of(body: bytes) -> Reading:
     """What the reader wrote, or an empty reading: loading the data may have run code that wrote it."""
     try:
-        found = json.loads(body, parse_constant=_no_number)
+        found = parse_json(body)
         sets = {
             str(name): {
                 str(key): [None if value is None else float(value) for value in values]
@@ -97,12 +97,8 @@ def reading_of(body: bytes) -> Reading:
             for name, series in found["sets"].items()
         }
         return Reading(sets, found["structure"], bool(found["finite"]))
-    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError):
         return Reading(finite=False)
-
-
-def _no_number(name: str) -> None:
-    raise ValueError(f"{name} is no JSON")
 
 
 async def ask(run: Run, question: Question, node: str | None) -> Any:
@@ -128,8 +124,12 @@ async def run_script(
     file_name: str,
     collect: tuple[str, ...],
     files: Mapping[str, str] | None = None,
+    read: Sequence[str] = (),
 ) -> tuple[ExecResult, Path]:
-    """Run a program that belongs to no node, in an empty workspace called ``name``; that is returned too."""
+    """Run a program that belongs to no node, in an empty workspace called ``name``; that is returned too.
+
+    ``files`` are inputs by their names in the workspace, ``read`` what it reads where it lies.
+    """
     workspace = run.dir / "nodes" / f"{name}.0"
     request = ExecRequest(
         code=code,
@@ -142,6 +142,7 @@ async def run_script(
         limits=settings.exec.program_limits(),
         collect=collect,
         fresh=True,
+        read=tuple(read),
     )
     return await run.execute(request), workspace
 

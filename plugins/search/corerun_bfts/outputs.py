@@ -8,13 +8,15 @@ from typing import Any
 
 import yaml
 
-from corerun.errors import MissingArtifacts
+from corerun.errors import MissingArtifacts, StateError
+from corerun.inputs.names import safe_join
 from corerun.interfaces import Event, Node, Run
 from corerun.llm.ledger import Ledger, interactions, token_tracker
 from corerun.report.data import report_data
 from corerun.report.page import render_report, render_tree
 from corerun.runs import events as kinds
 from corerun.runs import io
+from corerun.runs.blobs import read_blob
 from corerun_bfts.record import RunRecord, StageRecord, first_good, overall_best
 from corerun_bfts.settings import BftsSettings
 from corerun_bfts.stages import FIRST_GOOD
@@ -104,11 +106,15 @@ def node_json(node: Node, ledger: Ledger, timing: Mapping[str, float]) -> dict[s
     return row
 
 
+def _stage_folder(directory: Path, scope: str) -> Path:
+    return safe_join(directory, f"{LOGS}/stage_{scope}", error=StateError)
+
+
 def write_stage(directory: Path, record: RunRecord, scope: str) -> None:
     """Everything below ``logs/0-run/stage_<scope>/``."""
     stage = next(stage for stage in record.stages if stage.scope == scope)
     ledger = Ledger.fold(record.events)
-    folder = directory / LOGS / f"stage_{scope}"
+    folder = _stage_folder(directory, scope)
     nodes = [node for node in stage.tree.nodes.values() if node.done_at is not None and node.status != "void"]
     nodes += record.seeds(scope)
     timing = timings(record.events)
@@ -188,11 +194,14 @@ def write_run(directory: Path, record: RunRecord) -> None:
     write_tokens(directory, record)
     data = report_data(record.events, run_dir=directory)
     title = str(record.idea.get("Title") or directory.name)
-    io.replace(directory / LOGS / "unified_tree_viz.html", render_report(data, title=title))
+    io.replace(
+        safe_join(directory, f"{LOGS}/unified_tree_viz.html", error=StateError),
+        render_report(data, title=title),
+    )
     slim = report_data(record.events, run_dir=directory, max_mb=0.0)
     for stage in record.stages:
         page = render_tree(slim, stage.scope)
-        io.replace(directory / LOGS / f"stage_{stage.scope}" / "tree_plot.html", page)
+        io.replace(_stage_folder(directory, stage.scope) / "tree_plot.html", page)
 
 
 def write_tokens(directory: Path, record: RunRecord) -> None:
@@ -201,7 +210,7 @@ def write_tokens(directory: Path, record: RunRecord) -> None:
     io.replace_json(directory / "token_tracker.json", token_tracker(record.events))
     io.replace_json(
         directory / "token_tracker_interactions.json",
-        interactions(record.events, lambda name: (blobs / name).read_bytes()),
+        interactions(record.events, lambda name: read_blob(blobs, name)),
         indent=None,
     )
 

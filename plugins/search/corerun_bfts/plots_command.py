@@ -10,6 +10,7 @@ from pathlib import Path
 
 import click
 
+from corerun.cli.output import say
 from corerun.config import Entry, Key, Layer
 from corerun.job import environment, plan, start
 from corerun.report.progress import Progress
@@ -51,12 +52,12 @@ def command(
     flags: Layer = {key: Entry(value, f"--{key[-1]}") for key, value in values.items() if value is not None}
     environ = dict(os.environ)
     for line in environment.read_env_file(Path(".env"), environ):
-        click.echo(f"corerun: {line}", err=True)
+        say(f"corerun: {line}", err=True)
     made = plan.make_plan(
         "bfts/plots", ctx.obj.manager, flags=flags, cwd=Path.cwd(), argv=ctx.obj.argv, environ=environ
     )
     if made.why_model:
-        click.echo(made.why_model, err=True)
+        say(made.why_model, err=True)
     progress = Progress(sys.stderr, display)
     try:
         finished = asyncio.run(
@@ -67,5 +68,5 @@ def command(
     click.echo(json.dumps(finished.manifest, indent=2, sort_keys=True))
     problem = finished.manifest.get("error")
     if problem:
-        click.echo(f"corerun: {problem['type']}: {problem['message']}", err=True)
+        say(f"corerun: {problem['type']}: {problem['message']}", err=True)
     ctx.exit(finished.exit_code)

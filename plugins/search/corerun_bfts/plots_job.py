@@ -11,6 +11,7 @@ from pydantic import Field
 from corerun.config import Section, Settings
 from corerun.errors import UsageError
 from corerun.interfaces import Event, Invocation, Prepared, Role, Run
+from corerun.runs.directory import refuse_links
 from corerun.runs.fold import fold
 from corerun.runs.lock import RunLock
 from corerun_bfts.figures import aggregate_figures, figure_files
@@ -62,6 +63,7 @@ class PlotAggregation:
             "keep_experiment_results": True,
         }
         # A run that still goes on draws its figures itself.
+        refuse_links(folder)
         lock = RunLock(folder)
         try:
             await aggregate_figures(run, BftsSettings.model_validate(saved), record, folder=folder)

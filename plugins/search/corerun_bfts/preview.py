@@ -9,6 +9,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from corerun.inputs.documents import NotJson, parse_json
+
 MAX_CHARS = 8000
 SIMPLE_ABOVE = 6000
 MAX_BYTES = 1_000_000
@@ -93,8 +95,8 @@ def _schema_text(text: str, *, cut: bool) -> str:
     if cut:
         return "JSON, too large to be read whole"
     try:
-        return json.dumps(_schema(json.loads(text)))
-    except (ValueError, RecursionError):
+        return json.dumps(_schema(parse_json(text)))
+    except NotJson:
         return "not valid JSON"
 
 

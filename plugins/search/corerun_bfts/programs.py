@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
-FENCE = re.compile(
-    r"^[ \t]*```[ \t]*(?:python3?|py)?[ \t]*\n(.*?)^[ \t]*```[ \t]*$", re.DOTALL | re.MULTILINE | re.I
-)
+_OPENING = re.compile(r"^[ \t]*```[ \t]*(?:python3?|py)?[ \t]*\n", re.MULTILINE | re.I)
+_CLOSING = re.compile(r"^[ \t]*```[ \t]*$", re.MULTILINE)
 READER = (Path(__file__).parent / "inside" / "reader.py").read_text(encoding="utf-8")
 KEPT_CHARS = 2500
 
@@ -27,7 +27,7 @@ def extract_program(text: str) -> tuple[str, str]:
 
 
 def _programs(text: str) -> tuple[str, list[str]]:
-    blocks = [(match.start(), match.group(1)) for match in FENCE.finditer(text)]
+    blocks = list(_fenced(text))
     if not blocks:
         raise ValueError("no ```python block was found; answer with exactly one, closed by ```")
     good: list[str] = []
@@ -45,6 +45,15 @@ def _programs(text: str) -> tuple[str, list[str]]:
     if not good:
         raise ValueError(problem or "the ```python block is empty")
     return text[: blocks[0][0]].strip(), good
+
+
+def _fenced(text: str) -> Iterator[tuple[int, str]]:
+    """Where each closed fence of Python begins, and what stands in it."""
+    # Two searches in turn, not one expression for both: on openings without end that one is quadratic.
+    opening = _OPENING.search(text)
+    while opening is not None and (closing := _CLOSING.search(text, opening.end())) is not None:
+        yield opening.start(), text[opening.end() : closing.start()]
+        opening = _OPENING.search(text, closing.end())
 
 
 SEED_HEADER = """\

@@ -6,7 +6,8 @@ import random
 from collections.abc import Sequence
 from typing import Any
 
-from corerun.errors import CallFailed
+from corerun.errors import CallFailed, StateError
+from corerun.inputs.names import safe_join
 from corerun.interfaces import Expansion, Node, Outcome, Run, Tree
 from corerun.runs import io
 from corerun.search.driver import search
@@ -116,14 +117,16 @@ async def aggregate_seeds(
             label="aggregate",
             file_name="aggregation_plotting_code.py",
             collect=("working/*.png",),
+            read=files,
         )
         made["output"] = trimmed(result.stdout + result.stderr)
         if result.status == "ok":
             place = f"logs/0-run/experiment_results/seed_aggregation_{node_id}"
-            io.replace(run.dir / place / "aggregation_plotting_code.py", made["code"], sync=False)
+            folder = safe_join(run.dir, place, error=StateError)
+            io.replace(folder / "aggregation_plotting_code.py", made["code"], sync=False)
             for item in result.files:
                 source = workspace / item["path"]
-                io.copy_file(source, run.dir / place / source.name)
+                io.copy_file(source, folder / source.name)
                 made["plots"].append(f"{place}/{source.name}")
             made["exp_results_dir"] = place
             break

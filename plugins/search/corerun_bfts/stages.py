@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from corerun.runs.directory import safe_name
+from corerun.inputs.names import safe_name
 
 GOALS = {
     1: (

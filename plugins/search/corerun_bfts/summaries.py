@@ -6,7 +6,8 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from corerun.errors import CallFailed
+from corerun.errors import CallFailed, StateError
+from corerun.inputs.names import safe_join
 from corerun.interfaces import Node, Run
 from corerun.runs import io
 from corerun_bfts import judgements
@@ -42,7 +43,8 @@ async def write_summaries(run: Run, record: RunRecord, settings: BftsSettings) -
     for name in NAMES:
         if not written[name]:
             run.warn(f"the {name} summary is empty: its stage left nothing to report")
-        io.replace_json(run.dir / "logs" / "0-run" / f"{name}_summary.json", written[name])
+        place = safe_join(run.dir, f"logs/0-run/{name}_summary.json", error=StateError)
+        io.replace_json(place, written[name])
 
 
 class Plans:

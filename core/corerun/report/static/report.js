@@ -60,7 +60,7 @@ function header() {
     h("dl", { class: "cards" }, resultCards(),
       card("Nodes", String(head.nodes), head.good + " good, " + failed), card("Time", duration(head.wall_s), troubles || "no interruption"),
       card("Tokens", count(tokens), count(head.tokens.prompt) + " in, " + count(head.tokens.completion) + " out, " + head.calls + " calls"), card("Cost", cost, head.models.map((model) => model.label).join(", "))),
-    head.disclosure ? h("p", { class: "disclosure" }, head.disclosure) : ""
+    ...[head.disclosure, head.isolation].filter(Boolean).map((text) => h("p", { class: "disclosure" }, text))
   );
 }
 

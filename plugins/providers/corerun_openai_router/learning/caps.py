@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from corerun.llm.sqlite import cache_folder, open_shared
+from corerun.llm.sqlite import cache_folder, change, open_shared
 from corerun_openai_router.facts import joined, split
 
 REFUSED, GUESSED, IGNORED, HONOURED, DOUBTED = "no", "guessed", "ignored", "yes", "doubted"
@@ -111,12 +111,13 @@ class CapsStore:
             )
             for row in rows
         ]
-        self._do(lambda file: file.executemany(_SAVE, values))
+        self._do(lambda file: change(file, _SAVE, values))
 
     def drop(self, base_url: str, model: str, rows: Iterable[Row]) -> None:
         """Delete rows, unless another process has seen the same again meanwhile."""
         values = [(_key(base_url, model, row.fact), row.last_seen) for row in rows]
-        self._do(lambda file: file.executemany("DELETE FROM caps WHERE key = ? AND last_seen <= ?", values))
+        statement = "DELETE FROM caps WHERE key = ? AND last_seen <= ?"
+        self._do(lambda file: change(file, statement, values))
 
     def _do(self, step: Callable[[sqlite3.Connection], _T]) -> _T | None:
         """One step on the file, which is opened for it: steps are rare, threads and forks are not."""

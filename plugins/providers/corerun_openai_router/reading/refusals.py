@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping
 
+from corerun.inputs.patterns import found_in
 from corerun.interfaces import Json
 from corerun_openai_router import facts as known
 from corerun_openai_router.asking.schema import DIALECTS, KEYWORDS
@@ -165,7 +166,7 @@ def refused_features(
 
 
 def _any_in(patterns: Iterable[str], text: str) -> bool:
-    return any(_search(pattern, text) for pattern in patterns)
+    return any(found_in(pattern, text) for pattern in patterns)
 
 
 def _search(pattern: str, text: str) -> bool:

@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from corerun.errors import RequestRefused, Transient, UsageError
+from corerun.inputs.documents import read_json_lines
 from corerun.interfaces import Json
 from corerun.redaction import redact
 from corerun_openai_router.wire.transport import Response, Streamed, Transport
@@ -181,13 +182,8 @@ def _described(status: int, headers: Mapping[str, str], content: bytes | Sequenc
 
 
 def _load(path: Path) -> Iterator[Json]:
-    try:
-        lines = path.read_text("utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"the cassette can't be read: {error}", where=str(path)) from None
-    for number, line in enumerate(lines, start=1):
+    for where, exchange in read_json_lines(path):
         try:
-            exchange = json.loads(line)
             request, response = exchange["request"], exchange["response"]
             is_good = (
                 isinstance(request["body_sha"], str)
@@ -196,10 +192,10 @@ def _load(path: Path) -> Iterator[Json]:
                 and isinstance(exchange["n"], int)
                 and ("broken" in response or isinstance(response["status"], int))
             )
-        except (ValueError, KeyError, TypeError, RecursionError):
+        except (KeyError, TypeError):
             is_good = False
         if not is_good:
-            raise UsageError("this line is no recorded exchange", where=f"{path}:{number}")
+            raise UsageError("this line is no recorded exchange", where=where)
         yield exchange
 
 

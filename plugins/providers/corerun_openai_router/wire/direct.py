@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import io
 import json
 import os
@@ -19,7 +18,7 @@ from yarl import URL
 
 from corerun.errors import RequestRefused, Transient, UsageError
 from corerun.interfaces import Json
-from corerun.llm.address import ip_address, is_forbidden, is_loopback_url
+from corerun.llm.address import forbidden_name, ip_address, is_forbidden, is_loopback_url
 from corerun_openai_router.wire.endpoint import Endpoint
 from corerun_openai_router.wire.transport import (
     BETWEEN_BYTES_S,
@@ -183,7 +182,7 @@ class _GuardedResolver(aiohttp.ThreadedResolver):
     ) -> list[ResolveResult]:
         found = await super().resolve(host, port, family)
         if any(is_forbidden(ip_address(result["host"])) for result in found):
-            raise OSError(errno.EACCES, f"{host} is the name of a link-local address")
+            raise forbidden_name(host)
         return found
 
 

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, field, replace
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
 
 from corerun.interfaces import Connection
-from corerun.llm.address import ALLOW_INSECURE_HTTP, address_problem, is_local_url, said_by
+from corerun.llm.address import (
+    ALLOW_INSECURE_HTTP,
+    address_problem,
+    is_local_url,
+    said_by,
+    without_login,
+)
 from corerun.llm.models import environment_key, true_value
 from corerun.redaction import redact, remember
 
@@ -22,7 +27,6 @@ _OPENAI_HOST = "api.openai.com"
 _AZURE_HOSTS = (".openai.azure.com", ".cognitiveservices.azure.com", ".services.ai.azure.com")
 _DEPLOYMENTS = "/openai/deployments"
 _QUERY_VERSION = "api-version"
-_LOGIN = re.compile(r"(\w+://)([^/?#]*)@")
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,10 +245,7 @@ class _Address:
         if not text:
             return cls("")
         warnings: list[str] = []
-        login = _LOGIN.match(text)
-        if login:
-            remember(login[2], login[2].partition(":")[2])
-            text = login[1] + text[login.end() :]
+        if text != (text := without_login(text)):
             warnings.append(f"{name} holds a login, which isn't sent: give the key as a key")
         allow_insecure = true_value(environ.get(ALLOW_INSECURE_HTTP))
         problem = address_problem(text, allow_insecure=allow_insecure)

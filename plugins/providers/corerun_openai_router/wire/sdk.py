@@ -12,6 +12,7 @@ from weakref import WeakKeyDictionary
 
 from corerun.errors import CallFailed, RequestRefused
 from corerun.interfaces import Json
+from corerun.llm.address import check_name
 from corerun_openai_router.wire.endpoint import Endpoint
 from corerun_openai_router.wire.transport import (
     BETWEEN_BYTES_S,
@@ -168,10 +169,15 @@ def _http_client() -> Any:
     import openai
 
     # A redirect would carry the prompt to a host that nobody named.
+    options: Any = {"follow_redirects": False, "event_hooks": {"request": [_check_host]}}
     try:
-        return openai.DefaultAioHttpClient(follow_redirects=False)
+        return openai.DefaultAioHttpClient(**options)
     except (AttributeError, RuntimeError):
-        return openai.DefaultAsyncHttpxClient(follow_redirects=False)
+        return openai.DefaultAsyncHttpxClient(**options)
+
+
+async def _check_host(request: Any) -> None:
+    await check_name(request.url.host)
 
 
 def _response(answer: Any) -> Response:

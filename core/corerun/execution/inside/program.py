@@ -1,43 +1,38 @@
-"""Started by path in a program's own interpreter: sets limits, runs the program, reports its end.
-
-Standard library only; it must work in any Python 3.8+ that a request names. The one argument is
-JSON: ``kind``, ``parent`` (pid), ``folder``, ``command``, ``result`` (descriptor), ``limits``.
-"""
+"""Runs a program in this interpreter and reports how it ended."""
 
 from __future__ import annotations
 
+import atexit
+import os
 import sys
 
-# The folder of this file must not be searched for modules: neither by us nor by the program.
-if sys.path and not getattr(sys.flags, "safe_path", False):
-    del sys.path[0]
+from . import confine
 
-import atexit
-import json
-import os
-import resource
-import signal
-from types import ModuleType, TracebackType
-from typing import Any, NoReturn
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from types import TracebackType
+    from typing import Any, NoReturn
 
 RECORD_BYTES = 65536
 MESSAGE_CHARS = 16384
 FRAMES = 100
-PR_SET_PDEATHSIG = 1
-PR_SET_CHILD_SUBREAPER = 36
+BEGUN = b"\n"
+"""Stands before the record of a program that was begun: from then on the record is only its word."""
+REFUSED = 125
+"""Exit code of a program that was never begun."""
 
 
-def main() -> NoReturn:
-    spec = json.loads(sys.argv[1])
-    result = spec["result"]
+def run(launch: Any) -> NoReturn:
+    """Confine this process as ``launch`` says (see `confine`), then become its program."""
+    result = launch["result"]
     os.set_inheritable(result, False)
     try:
-        _prepare(spec)
+        confine.confine(launch)
     except Exception as error:
-        _report(result, {"infra": f"{type(error).__name__}: {error}"})
-        os._exit(125)
-    command = spec["command"]
-    if spec["kind"] != "python":
+        refuse(result, error)
+    os.write(result, BEGUN)
+    command = launch["command"]
+    if launch["kind"] != "python":
         try:
             os.execvp(command[0], command)
         except (OSError, ValueError) as error:
@@ -48,28 +43,16 @@ def main() -> NoReturn:
     os._exit(_finish(code))
 
 
-def _prepare(spec: Any) -> None:
-    import ctypes
-
-    prctl = ctypes.CDLL(None).prctl
-    prctl(PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
-    if os.getppid() != spec["parent"]:
-        os._exit(125)
-    prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-    for name, (soft, hard) in spec["limits"].items():
-        number = getattr(resource, name)
-        most = resource.getrlimit(number)[1]
-        if most != resource.RLIM_INFINITY:
-            soft, hard = min(soft, most), min(hard, most)
-        resource.setrlimit(number, (soft, hard))
-    os.umask(0o077)
-    os.chdir(spec["folder"])
+def refuse(result: int, error: Exception) -> NoReturn:
+    """Report that the program could not be begun."""
+    _report(result, {"infra": f"{type(error).__name__}: {error}"})
+    os._exit(REFUSED)
 
 
 def _run_file(path: str, result: int) -> int:
     sys.argv = [path]
     sys.path.insert(0, os.path.dirname(path))
-    module = ModuleType("__main__")
+    module = type(sys)("__main__")
     module.__dict__.update({"__file__": path, "__cached__": None, "__annotations__": {}})
     sys.modules["__main__"] = module
     try:
@@ -136,17 +119,24 @@ def _describe(error: BaseException, frames: TracebackType | None) -> dict[str, A
 
 
 def _report(result: int, record: dict[str, Any]) -> None:
-    record["peak_kb"] = _peak_kb()
-    data = json.dumps(record).encode()
-    while len(data) > RECORD_BYTES:
-        record["exc_msg"] = record["exc_msg"][: len(record["exc_msg"]) // 2]
-        record["exc_trace"] = record["exc_trace"][len(record["exc_trace"]) // 2 :]
-        data = json.dumps(record).encode()
+    peak_kb = _peak_kb()
+    data = b'{"peak_kb": %d}' % peak_kb if not record else _encoded({**record, "peak_kb": peak_kb})
     try:
         os.write(result, data)
         os.close(result)
     except OSError:
         pass  # The program closed it: the record is a courtesy, the exit code still tells.
+
+
+def _encoded(record: dict[str, Any]) -> bytes:
+    import json
+
+    data = json.dumps(record).encode()
+    while len(data) > RECORD_BYTES:
+        record["exc_msg"] = record["exc_msg"][: len(record["exc_msg"]) // 2]
+        record["exc_trace"] = record["exc_trace"][len(record["exc_trace"]) // 2 :]
+        data = json.dumps(record).encode()
+    return data
 
 
 def _peak_kb() -> int:
@@ -176,7 +166,3 @@ def _finish(code: int) -> int:
         except Exception:
             code = code or 120
     return code
-
-
-if __name__ == "__main__":
-    main()

@@ -1,0 +1,1 @@
+"""What comes from outside: documents, names and archives, read with limits."""
