@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import resource
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -136,10 +137,12 @@ def derived_bytes_per_node(run: SearchRun, place: Path, node: int) -> float:
     place.mkdir()
     events = [_stripped(event) for event in run.events[:cut]]
     # The prompts are texts of model calls: every record names the same empty one.
+    empty = b'{"messages": []}'
+    name = hashlib.sha256(empty).hexdigest()
     (place / "blobs").mkdir()
-    (place / "blobs" / "none").write_bytes(b'{"messages": []}')
+    (place / "blobs" / name).write_bytes(empty)
     emptied = [
-        Event(e.seq, e.t, e.type, {**e.data, "prompt": "none"}) if "prompt" in e.data else e for e in events
+        Event(e.seq, e.t, e.type, {**e.data, "prompt": name}) if "prompt" in e.data else e for e in events
     ]
     ExperimentSearch().derive(place, emptied)
     sizes = {path: path.stat().st_size for path in place.rglob("*") if path.is_file()}

@@ -96,13 +96,17 @@ def test_processes_are_limited(group: Group) -> None:
 
 @needs_groups
 def test_closing_kills_what_is_left_and_removes_the_folders(group: Group) -> None:
+    for folder in folders(group):
+        (folder / "of-its-own").mkdir()
     sleeper = start(group, "print('in', flush=True)\nimport time; time.sleep(1000)")
     assert sleeper.stdout is not None
     assert sleeper.stdout.readline() == "in\n"
     group.close()
     assert sleeper.wait(60) == -signal.SIGKILL
     sleeper.stdout.close()
-    cgroups._bury()
+    for name in list(cgroups._undead):
+        cgroups._undead.remove(name)
+        cgroups._remove(name)
     assert folders(group)
     assert not any(folder.exists() for folder in folders(group))
 
@@ -116,7 +120,7 @@ def test_nothing_stays_open() -> None:
     assert len(os.listdir("/proc/self/fd")) == before
     one.close()
     with pytest.raises(InfrastructureError, match="no control group"):
-        cgroups.make("name/of/none", -5, 10)
+        cgroups.make(f"test-{uuid.uuid4().hex}", -5, 10)
     assert len(os.listdir("/proc/self/fd")) == before
 
 

@@ -114,7 +114,9 @@ async def test_a_program_with_cards_is_refused_no_memory(run: Run) -> None:
 
 
 def ended(tmp_path: Path, record: Any = None, group: Outcome | None = None, **fields: Any) -> ExecResult:
-    streams = [Stream(str(tmp_path / f"{name}-{time.monotonic_ns()}"), Limits()) for name in "oe"]
+    streams = [Stream(str(tmp_path / name), Limits()) for name in "oe"]
+    for stream in streams:
+        stream.close()
     death = Death(
         **{name: fields.pop(name) for name in tuple(fields) if name in ("exit_code", "signal", "broken")}
     )

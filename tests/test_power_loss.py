@@ -225,7 +225,7 @@ def sampled(search: Cuts, examples: int) -> None:
 
 def test_a_search_survives_power_cuts_at_random(search: Cuts) -> None:
     sampled(search, 150)
-    assert search.opened > 50
+    assert search.opened > 30
 
 
 @pytest.mark.soak

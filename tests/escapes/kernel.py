@@ -20,7 +20,7 @@ def open_io_ring(token: str, numbers: dict) -> None:
 
     room = ctypes.create_string_buffer(120)
     if ctypes.CDLL(None).syscall(numbers["io_uring_setup"], 8, room) >= 0:
-        time.sleep(0.4)
+        time.sleep(1.5)
 
 
 @escape("proc_isolation", evidence=reaches(0), into=ESCAPES, measure=TABLE, rights="root")
@@ -31,7 +31,7 @@ def load_into_kernel(token: str, numbers: dict) -> None:
 
     wish = ctypes.create_string_buffer(struct.pack("<IIIII", 1, 4, 4, 1, 0).ljust(120, b"\0"), 120)
     if ctypes.CDLL(None).syscall(numbers["bpf"], 0, wish, 120) >= 0:
-        time.sleep(0.4)
+        time.sleep(1.5)
 
 
 @escape("proc_isolation", evidence=reaches(0), into=ESCAPES, measure=COUNTER)
@@ -44,7 +44,7 @@ def open_performance_counter(token: str, numbers: dict) -> None:
     wish = struct.pack("<IIQQQQQ", 1, 112, 0, 0, 0, 0, (1 << 5) | (1 << 6)).ljust(112, b"\0")
     room = ctypes.create_string_buffer(wish, 112)
     if ctypes.CDLL(None).syscall(numbers["perf_event_open"], room, 0, -1, -1, 0) >= 0:
-        time.sleep(0.4)
+        time.sleep(1.5)
 
 
 @escape("proc_isolation", evidence=reaches(0), into=ESCAPES, measure=FAULTS)
@@ -53,7 +53,7 @@ def handle_own_page_faults(token: str, numbers: dict) -> None:
     import time
 
     if ctypes.CDLL(None).syscall(numbers["userfaultfd"], 1) >= 0:
-        time.sleep(0.4)
+        time.sleep(1.5)
 
 
 @escape("proc_isolation", evidence=changes, into=ESCAPES)
@@ -71,7 +71,7 @@ def switch_random_addresses_off(token: str) -> None:
     import time
 
     if ctypes.CDLL(None).personality(0x0040000) >= 0:
-        time.sleep(0.4)
+        time.sleep(1.5)
 
 
 @escape("proc_isolation", evidence=reaches(1), into=ESCAPES, measure=measures.user_namespaces)
@@ -82,7 +82,7 @@ def become_root_of_own_namespace(token: str) -> None:
 
     if os.fork() == 0:
         if ctypes.CDLL(None).unshare(0x10000000) == 0:
-            time.sleep(0.4)
+            time.sleep(1.5)
         os._exit(0)
     os.wait()
 
@@ -95,7 +95,7 @@ def become_root_of_own_namespace_by_clone(token: str, numbers: dict) -> None:
 
     child = ctypes.CDLL(None).syscall(numbers["clone"], 0x10000000 | 17, 0, 0, 0, 0)
     if child == 0:
-        time.sleep(0.4)
+        time.sleep(1.5)
         os._exit(0)
     if child > 0:
         os.waitpid(child, 0)
@@ -112,7 +112,7 @@ def become_root_of_own_namespace_by_clone3(token: str, numbers: dict) -> None:
     wish = ctypes.create_string_buffer(struct.pack("<QQQQQ", 0x10000000, 0, 0, 0, 17).ljust(88, b"\0"), 88)
     child = ctypes.CDLL(None).syscall(numbers["clone3"], wish, 88)
     if child == 0:
-        time.sleep(0.4)
+        time.sleep(1.5)
         os._exit(0)
     if child > 0:
         os.waitpid(child, 0)
@@ -130,7 +130,7 @@ def mount_a_file_system(token: str) -> None:
         library.mount(None, b"/", None, 0x4000 | (1 << 18), None)
         os.makedirs("place", exist_ok=True)
         if library.mount(token.encode(), b"place", b"tmpfs", 0, None) == 0:
-            time.sleep(0.4)
+            time.sleep(1.5)
         os._exit(0)
     os.wait()
 

@@ -13,6 +13,7 @@ import functools
 import os
 import signal
 import subprocess
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -227,7 +228,7 @@ def _remove_stale(parent: str) -> None:
         if len(words) != 3 or words[0] != namespace or not words[1].isdigit():
             continue
         if _identity(int(words[1])) != "-".join(words):
-            _remove_all(f"{parent}/{name}")
+            _remove(f"{parent}/{name}")
 
 
 def _identity(pid: int) -> str:
@@ -250,24 +251,24 @@ def _names(folder: str) -> list[str]:
 
 _undead: list[str] = []
 """Groups that couldn't be removed yet: something in them was still dying."""
+_BURY_S = 1.0
+_buried = 0.0
 
 
 def _bury() -> None:
-    again, _undead[:] = list(_undead), []
-    for folder in again:
-        _remove(folder)
+    global _buried
+    now = time.monotonic()
+    if _undead and now - _buried > _BURY_S:
+        again, _undead[:] = list(_undead), []
+        for folder in again:
+            _remove(folder)
+        _buried = time.monotonic()
 
 
 def _leave(folder: str, owner: int) -> None:
     # A process that was forked comes here too.
     if os.getpid() == owner:
-        _remove_all(folder)
-
-
-def _remove_all(folder: str) -> None:
-    for name in _names(folder):
-        _remove(f"{folder}/{name}")
-    _remove(folder)
+        _remove(folder)
 
 
 def _remove(folder: str) -> None:
@@ -278,6 +279,9 @@ def _remove(folder: str) -> None:
         return
     except OSError:
         pass
+    # A program may have made groups below its own.
+    for name in _names(folder):
+        _remove(f"{folder}/{name}")
     _kill(folder)
     try:
         os.rmdir(folder)

@@ -117,6 +117,9 @@ class Zygote:
             if not received:
                 raise InfrastructureError(str(message.get("error")))
         except BaseException:
+            if self.lost:
+                # It may yet begin the program, which the caller is about to run in another way.
+                await self._tree.kill()
             self.done(Death())
             raise
         return received[0]
@@ -150,24 +153,18 @@ class Zygote:
 
     async def end(self) -> None:
         """Kill it and all that it forked."""
-        self._lose("ended")
+        self._hang_up("it was ended")
         await self._tree.kill()
         await self._tree.finish(forced=True)
 
     async def _answer(self, limit_s: float) -> tuple[dict[str, Json], list[int]]:
         answer: asyncio.Future[tuple[dict[str, Json], list[int]]] = self._loop.create_future()
         self._answers.append(answer)
+        timer = self._loop.call_later(limit_s, self._lose, f"no answer in {limit_s:g} s")
         try:
-            return await asyncio.wait_for(asyncio.shield(answer), limit_s)
-        except asyncio.CancelledError:
-            answer.add_done_callback(_let_go)
-            raise
-        except TimeoutError:
-            # It may yet begin the program, which the caller is about to run in another way.
-            self._lose(f"no answer in {limit_s:g} s")
-            self._keeper.note_trouble(self, self.lost)
-            await self._tree.kill()
-            raise InfrastructureError(self.lost) from None
+            return await answer
+        finally:
+            timer.cancel()
 
     def _readable(self) -> None:
         try:
@@ -178,22 +175,30 @@ class Zygote:
             body, received = b"", []
         if not body:
             self._lose("it has died")
-            self._keeper.note_trouble(self, self.lost)
             return
-        if self._answers:
-            self._answers.popleft().set_result((json.loads(body), received))
+        answer = self._answers.popleft()
+        if not answer.done():
+            answer.set_result((json.loads(body), received))
+            return
+        # Whoever asked was cancelled meanwhile.
+        for pidfd in received:
+            signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+            os.close(pidfd)
 
     def _lose(self, reason: str) -> None:
+        self._hang_up(reason)
+        self._keeper.note_trouble(self, reason)
+
+    def _hang_up(self, reason: str) -> None:
         if self._control.fileno() < 0:
             return
         self.lost = self.lost or reason
         self._loop.remove_reader(self._control.fileno())
         self._control.close()
-        while self._answers:
-            answer = self._answers.popleft()
+        for answer in self._answers:
             if not answer.done():
                 answer.set_exception(InfrastructureError(self.lost))
-                answer.exception()
+        self._answers.clear()
 
     def _memory(self) -> int:
         return processes.memory_bytes(processes.children(self._pid)[:1], float("inf"))
@@ -235,15 +240,6 @@ def _spawned(kind: Kind) -> tuple[socket.socket, int]:
             failed.pop_all()
     ours.setblocking(False)
     return ours, pid
-
-
-def _let_go(answer: asyncio.Future[tuple[dict[str, Json], list[int]]]) -> None:
-    """Kill a program that nobody waits for any more."""
-    if answer.cancelled() or answer.exception():
-        return
-    for pidfd in answer.result()[1]:
-        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-        os.close(pidfd)
 
 
 def _packages(folders: Sequence[str]) -> Json:

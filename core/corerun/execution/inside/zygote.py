@@ -46,6 +46,8 @@ def main() -> Any:
         os.close(setting["control"])
     control = _socket.socket(fileno=_CONTROL)
     try:
+        # The end of the control socket says the same, but not to a process that was stopped.
+        kernel.die_with(None)
         ready = _prepare(setting)
     except BaseException as error:
         control.send(json.dumps({"failed": f"{type(error).__name__}: {error}"[:2000]}).encode())
@@ -155,6 +157,7 @@ def _begin(body: bytes, descriptors: list[int], setting: Any) -> Any:
     """
     status = descriptors[4]
     try:
+        kernel.die_with(None)
         child = os.fork()
     except Exception as error:
         _give_up(status, error)
