@@ -193,7 +193,7 @@ def test_next_to_nothing_gets_through(case: Case, verdicts: Callable[[Case], Ver
     assert through <= excused
 
 
-@pytest.mark.parametrize("case", of("bwrap", "landlock", warm=True))
+@pytest.mark.parametrize("case", of("bwrap", warm=True))
 def test_a_warm_start_holds_as_much_as_a_cold_one(case: Case, verdicts: Callable[[Case], Verdicts]) -> None:
     setting, account = case
     cold, warm = verdicts((Setting("api", setting.sandbox), account)), verdicts(case)

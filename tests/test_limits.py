@@ -21,6 +21,7 @@ from corerun.execution.streams import Stream
 from corerun.execution.supervisor import Ended
 from corerun.execution.trees import Death
 from corerun.execution.watchdog import ALERT_S, CALM_S, Watch
+from corerun.execution.worker import program_spec, run_program
 from corerun.interfaces import ExecRequest, ExecResult, Limits, Policy
 
 MIB = 2**20
@@ -324,15 +325,16 @@ def test_a_dear_walk_is_taken_less_often(monkeypatch: pytest.MonkeyPatch, tmp_pa
         return 0, 0
 
     monkeypatch.setattr(watchdog, "measure", slow)
-    monkeypatch.setattr(time, "monotonic", lambda: watched.now)
+    for clock in ("monotonic", "thread_time"):
+        monkeypatch.setattr(time, clock, lambda: watched.now)
     began = watched.now
     for _ in range(150):
         watched.look(1, after=0.1, others=3)
-    # 0.03 s for each of four programs are a fortieth of 4.8 s.
+    # 0.03 s for each of four programs are a twentieth of 2.4 s.
     gaps = [later - earlier for earlier, later in itertools.pairwise([began, *walks])]
-    assert len(gaps) == 3
+    assert len(gaps) == 6
     assert 0.99 < gaps[0] < 1.2
-    assert all(4.79 < gap < 5.0 for gap in gaps[1:])
+    assert all(2.39 < gap < 2.6 for gap in gaps[1:])
 
 
 def test_processes_are_counted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -343,3 +345,18 @@ def test_processes_are_counted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
     watched.pids.append(4)
     watched.look(1)
     assert watched.breaches == [("pids", "had 4 processes, limit 3")]
+
+
+async def test_what_was_written_in_a_moment_is_seen_in_the_end(tmp_path: Path) -> None:
+    """Sooner than anybody looks."""
+    spec = program_spec(
+        ExecRequest(
+            code="open('large', 'wb').write(b'x' * 3_000_000)\nprint('done')",
+            limits=Limits(disk_mb=2),
+            workspace=str(tmp_path / "w"),
+        ),
+        "corerun.execution.local:LocalSandbox",
+    )
+    result = await run_program(spec)
+    assert (result["status"], result["exit_code"]) == ("disk", 0)
+    assert "limit 2 MB" in result["exc_msg"] and "done" in result["stdout"]

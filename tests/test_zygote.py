@@ -7,13 +7,14 @@ import json
 import logging
 import os
 import re
+import select
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -219,6 +220,7 @@ if os.fork() == 0:
     if os.fork():
         os._exit(0)
     signal.pause()
+os.wait()
 """
 
 FINDS = """
@@ -400,6 +402,18 @@ async def test_a_program_whose_guard_is_killed_did_not_fail_by_itself(run: Runne
     assert (result.status, result.infra) == ("infra_error", "the sandbox ended before its program")
 
 
+async def test_a_place_that_can_not_be_made_is_told(run: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = Zygote.fork
+
+    async def with_a_wish(owned: Zygote, request: dict[str, Any], descriptors: Sequence[int]) -> int:
+        return await real(owned, {**request, "keep": ["/nowhere"]}, descriptors)
+
+    monkeypatch.setattr(Zygote, "fork", with_a_wish)
+    result = await run("print(1)")
+    assert (result.status, result.stdout, is_warm(result)) == ("infra_error", "", True)
+    assert "/nowhere" in result.infra
+
+
 async def test_nothing_stays_open(run: Runner) -> None:
     await run("print(1)")
     before = open_descriptors()
@@ -441,7 +455,8 @@ async def test_one_that_does_not_answer_costs_no_program(
     await until(lambda: is_gone(pid))
 
 
-async def test_a_cancelled_program_takes_no_other_with_it(run: Runner) -> None:
+@pytest.mark.parametrize("answered", [False, True])
+async def test_a_cancelled_program_takes_no_other_with_it(run: Runner, answered: bool) -> None:
     await run("print(1)")
     (only,) = await living()
     stopped = zygote_pid(only)
@@ -449,6 +464,10 @@ async def test_a_cancelled_program_takes_no_other_with_it(run: Runner) -> None:
     os.kill(stopped, signal.SIGSTOP)
     running = asyncio.ensure_future(run("open('begun', 'w')\nimport signal\nsignal.pause()", "cancelled"))
     await until(lambda: bool(only._answers))
+    if answered:
+        os.kill(stopped, signal.SIGCONT)
+        select.select([only._control], [], [], 60)
+        only._readable()
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
         await running

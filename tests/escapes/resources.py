@@ -168,7 +168,7 @@ def many_files() -> None:
         for number in range(50):
             with open(f"folder-{folder}/{number}", "w"):
                 pass
-    time.sleep(3)
+    time.sleep(5)
     with open("came-to-the-end", "w"):
         pass
 

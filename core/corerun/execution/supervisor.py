@@ -115,6 +115,8 @@ class Supervisor:
         for descriptor in tuple(self._open):
             while self._readable(descriptor):
                 pass
+        if not self._cause and (too_much := self._watch.look_back()):
+            self._cause, self._detail = "disk", too_much
         return death
 
     async def _abandon(self) -> None:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import marshal
 import os
 import signal
 import socket
 import time
 import uuid
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -99,14 +100,15 @@ class Zygote:
         self._packages = _packages(self._folders)
         self._resident = self._memory()
 
-    async def fork(self, request: Mapping[str, Json], descriptors: Sequence[int]) -> int:
+    async def fork(self, request: dict[str, Json], descriptors: Sequence[int]) -> int:
         """A pidfd of the first process of a new program's namespace.
 
         ``request`` and ``descriptors`` are those of `corerun.execution.inside.zygote`. Whoever calls
         this calls `done` when the program has ended. Raises OSError or `InfrastructureError` when no
         program was begun.
         """
-        body = json.dumps(request).encode()
+        # Not JSON, whose reader takes each program a quarter of a millisecond; this form every Python reads.
+        body = marshal.dumps(request, 2)
         if len(body) > MESSAGE_BYTES:
             raise InfrastructureError("a program's environment is too long for a warm start")
         socket.send_fds(self._control, [body], list(descriptors))
@@ -163,6 +165,10 @@ class Zygote:
         timer = self._loop.call_later(limit_s, self._lose, f"no answer in {limit_s:g} s")
         try:
             return await answer
+        except asyncio.CancelledError:
+            if not answer.cancelled() and answer.exception() is None:
+                _kill(answer.result()[1])
+            raise
         finally:
             timer.cancel()
 
@@ -177,13 +183,10 @@ class Zygote:
             self._lose("it has died")
             return
         answer = self._answers.popleft()
-        if not answer.done():
+        if answer.done():
+            _kill(received)
+        else:
             answer.set_result((json.loads(body), received))
-            return
-        # Whoever asked was cancelled meanwhile.
-        for pidfd in received:
-            signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-            os.close(pidfd)
 
     def _lose(self, reason: str) -> None:
         self._hang_up(reason)
@@ -240,6 +243,13 @@ def _spawned(kind: Kind) -> tuple[socket.socket, int]:
             failed.pop_all()
     ours.setblocking(False)
     return ours, pid
+
+
+def _kill(pidfds: Sequence[int]) -> None:
+    """End programs that nobody waits for any more."""
+    for pidfd in pidfds:
+        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+        os.close(pidfd)
 
 
 def _packages(folders: Sequence[str]) -> Json:

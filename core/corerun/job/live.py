@@ -9,7 +9,7 @@ import random
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from corerun.interfaces import (
     Executor,
     Handler,
     Json,
+    Limits,
     Message,
     ProviderInfo,
 )
@@ -42,6 +43,7 @@ from corerun.runs.fold import RunState
 from corerun.runs.journal import Journal
 
 GUARD_EVERY_S = 1.0
+_USUAL = asdict(Limits())
 SHORT_CHARS = 4000
 """Output of a program up to which it stands in its record."""
 
@@ -247,7 +249,9 @@ class LiveRun:
             stderr=self._keep_text(result.stderr),
             code_sha256=hashlib.sha256(request.code.encode()).hexdigest(),
             env=sorted(request.env),
-            wall_limit_s=request.limits.wall_s,
+            # Those that aren't the usual ones.
+            limits={key: value for key, value in asdict(request.limits).items() if value != _USUAL[key]},
+            read=list(request.read),
             network=request.network,
             gpus=list(request.gpus),
             prev=journal.digest(last) if last else "",

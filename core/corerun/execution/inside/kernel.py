@@ -127,11 +127,15 @@ class _CapabilityHeader(ctypes.Structure):
     _fields_ = (("version", ctypes.c_uint32), ("pid", ctypes.c_int))
 
 
+# Made here, since each program would have to make the type anew.
+_THIS_PROCESS = _CapabilityHeader(_CAPABILITY_VERSION_3, 0)
+_NO_CAPABILITIES = (ctypes.c_uint32 * 6)()
+
+
 def drop_capabilities() -> None:
     """Give up all power over this process's user namespace; what it starts can't get it back."""
     prctl(PR_SET_NO_NEW_PRIVS, 1)
-    nothing = (ctypes.c_uint32 * 6)()
-    if _libc.capset(ctypes.byref(_CapabilityHeader(_CAPABILITY_VERSION_3, 0)), nothing) != 0:
+    if _libc.capset(ctypes.byref(_THIS_PROCESS), _NO_CAPABILITIES) != 0:
         _fail("capset")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import _socket
 import fcntl
 import json
+import marshal
 import os
 import struct
 import sys
@@ -53,6 +54,7 @@ def main() -> Any:
         control.send(json.dumps({"failed": f"{type(error).__name__}: {error}"[:2000]}).encode())
         os._exit(1)
     control.send(json.dumps(ready).encode())
+    del ready
     launch = None
     while launch is None:
         launch = _serve(control, setting)
@@ -110,8 +112,8 @@ def _serve(control: Any, setting: Any) -> Any:
 
     Returns None, but in the program its launch.
 
-    A request is ``{launch, environment, anew, keep, cover, size, service}``: ``environment`` is what
-    changes, or with ``anew`` all of it; ``service`` is the name of a variable; for the rest see
+    A request is ``{launch, environment, anew, keep, cover, size, service}``, marshalled: ``environment``
+    is what changes, or with ``anew`` all of it; ``service`` is the name of a variable; for the rest see
     `_make_place`. Its descriptors are, in this order: input, output, error output, result, status, the
     service's socket if there is one, control groups.
     """
@@ -175,10 +177,11 @@ def _give_up(status: int, error: Exception) -> NoReturn:
 
 def _make_ready(body: bytes, descriptors: list[int], setting: Any) -> Any:
     """Make the namespaces a place for the program, and this process one that can run it."""
-    request, rules = json.loads(body), setting["rules"]
+    request, rules = marshal.loads(body), setting["rules"]
     launch = request["launch"]
     try:
-        launch.update(rules, limits={**launch["limits"], **rules.get("limits", {})})
+        limits = {**launch["limits"], **rules.get("limits", {})}
+        launch.update(rules, limits=limits, result=descriptors[3])
         launch["groups"] = descriptors[len(descriptors) - launch["groups"] :]
         _make_place(request, setting)
         if setting["own_proc"]:
