@@ -301,6 +301,8 @@ UNPICKLES = {
     *("pickle", "cPickle", "_pickle", "cloudpickle", "dill", "joblib", "shelve", "marshal", "jsonpickle"),
     *("pandas.read_pickle", "torch.load", "numpy.load", "np.load", "yaml.load", "yaml.unsafe_load"),
 }
+ONLY_WRITES = {("core/corerun/execution/zygote.py", "marshal")}
+"""It speaks to a process in a sandbox; what comes back is JSON."""
 INSIDE_SANDBOXES = ("plugins/search/corerun_bfts/inside/", "core/corerun/execution/inside/")
 
 
@@ -316,6 +318,7 @@ def test_nothing_unpickles_outside_of_sandboxes() -> None:
     for name, tree in sources():
         if name.startswith(INSIDE_SANDBOXES):
             continue
+        assert "marshal.load" not in ast.unparse(tree), name
         for node in ast.walk(tree):
             if isinstance(node, ast.Import):
                 found += [(name, alias.name) for alias in node.names if alias.name in UNPICKLES]
@@ -324,7 +327,7 @@ def test_nothing_unpickles_outside_of_sandboxes() -> None:
             elif isinstance(node, ast.Call) and ast.unparse(node.func) in UNPICKLES:
                 safe = "Loader" in ast.unparse(node) and "yaml" in ast.unparse(node.func)
                 found += [] if safe else [(name, ast.unparse(node))]
-    assert found == []
+    assert set(found) == ONLY_WRITES
 
 
 def test_no_command_goes_through_a_shell() -> None:
