@@ -183,7 +183,7 @@ def flood_of_descriptors(token: str) -> None:
             os.open("/dev/null", os.O_RDONLY)
         except OSError:
             break
-    time.sleep(0.4)
+    time.sleep(1.5)
 
 
 @escape(
@@ -211,4 +211,4 @@ def ask_for_a_core_file(token: str) -> None:
 
     hard = resource.getrlimit(resource.RLIMIT_CORE)[1]
     resource.setrlimit(resource.RLIMIT_CORE, (hard, hard))
-    time.sleep(0.4)
+    time.sleep(1.5)

@@ -167,7 +167,7 @@ def move_to_another_cgroup(token: str, cgroup: str) -> None:
 
     with open(f"{cgroup}/cgroup.procs", "w") as file:
         file.write(str(os.getpid()))
-    time.sleep(0.5)
+    time.sleep(1.5)
 
 
 @escape("fs_write", evidence=changes, into=ESCAPES)
