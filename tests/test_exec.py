@@ -138,15 +138,20 @@ while not os.path.exists("go"):
 """
 
 
-def test_what_is_printed_comes_while_the_program_runs(tmp_path: Path) -> None:
-    written(tmp_path / "a.py", WAITING)
-    with subprocess.Popen(
+def started(folder: Path) -> subprocess.Popen[bytes]:
+    """The command with ``a.py`` of a folder, under way."""
+    return subprocess.Popen(
         [*COMMAND, *LOCAL, "a.py"],
-        cwd=tmp_path,
+        cwd=folder,
         env=environment(),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-    ) as running:
+    )
+
+
+def test_what_is_printed_comes_while_the_program_runs(tmp_path: Path) -> None:
+    written(tmp_path / "a.py", WAITING)
+    with started(tmp_path) as running:
         assert running.stdout is not None and running.stderr is not None
         assert running.stdout.readline() == b"ready\n"
         assert running.stderr.readline().startswith(b"corerun: warning: a.py runs under local, without ")
@@ -443,13 +448,7 @@ time.sleep(600)
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_ends_the_programs_whole_tree(tmp_path: Path, number: signal.Signals) -> None:
     written(tmp_path / "a.py", FAMILY)
-    with subprocess.Popen(
-        [*COMMAND, *LOCAL, "a.py"],
-        cwd=tmp_path,
-        env=environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    ) as running:
+    with started(tmp_path) as running:
         assert running.stdout is not None and running.stderr is not None
         assert running.stdout.readline() == b"ready\n"
         running.send_signal(number)
@@ -462,13 +461,7 @@ def test_a_signal_ends_the_programs_whole_tree(tmp_path: Path, number: signal.Si
 
 def test_a_reader_that_leaves_ends_the_program(tmp_path: Path) -> None:
     written(tmp_path / "a.py", FAMILY.replace("time.sleep(600)\n", "while True: print('x' * 1000)\n"))
-    with subprocess.Popen(
-        [*COMMAND, *LOCAL, "a.py"],
-        cwd=tmp_path,
-        env=environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    ) as running:
+    with started(tmp_path) as running:
         assert running.stdout is not None
         assert running.stdout.readline() == b"ready\n"
         running.stdout.close()

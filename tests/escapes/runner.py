@@ -17,6 +17,7 @@ import shutil
 import subprocess
 import sys
 import termios
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +86,9 @@ async def with_no_sandbox(program: Program, job: dict[str, Any]) -> dict[str, An
     return await asyncio.to_thread(run_plainly, program)
 
 
+_starting = threading.Lock()
+
+
 def run_plainly(program: Program) -> dict[str, Any]:
     """As one writes it without thinking of attacks: by names, politely, collecting whatever lies there."""
     workspace, fields = Path(program["workspace"]), program["fields"]
@@ -105,9 +109,11 @@ def run_plainly(program: Program) -> dict[str, Any]:
     with logs[0].open("wb") as stdout, logs[1].open("wb") as stderr:
         command = [sys.executable, "runfile.py"]
         streams = {"stdin": subprocess.DEVNULL, "stdout": stdout, "stderr": stderr}
-        os.set_inheritable(answer, True)
-        process = subprocess.Popen(command, cwd=workspace, close_fds=False, **streams)  # type: ignore[call-overload]
-        os.close(answer)
+        # One at a time: a program that starts meanwhile would inherit this end, and could speak for this one.
+        with _starting:
+            os.set_inheritable(answer, True)
+            process = subprocess.Popen(command, cwd=workspace, close_fds=False, **streams)  # type: ignore[call-overload]
+            os.close(answer)
         status = ""
         try:
             process.wait(program["limits"]["wall_s"])

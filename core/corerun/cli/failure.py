@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import sys
 from collections.abc import Sequence
@@ -12,6 +11,7 @@ import click
 from corerun.errors import CorerunError, DiskFull
 from corerun.redaction import redact, redact_value, remember_arguments, remember_environment
 from corerun.redaction.terminal import one_line, shown
+from corerun.runs.io import FULL
 
 
 def report(error: Exception, *, debug: bool, as_json: bool, arguments: Sequence[str] = ()) -> int:
@@ -48,7 +48,7 @@ def _facts(error: Exception) -> tuple[int, str, str, str]:
         return 2, error.format_message(), f"{path} --help", ""
     if isinstance(error, click.ClickException):
         return 2, error.format_message(), "", ""
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if isinstance(error, OSError) and error.errno in FULL:
         place = f" to write {error.filename}" if error.filename else ""
         return DiskFull.exit_code, f"no space left{place}", "free some space, then try again", ""
     text = " ".join(str(error).split())

@@ -65,6 +65,11 @@ class Enclose(Protocol):
     def __call__(self, place: Place, held: ExitStack) -> Enclosure: ...
 
 
+def scratch_mb(limits: Limits, memory_mb: int) -> int:
+    """The size of a program's own /tmp and of its /dev/shm, which are memory."""
+    return max(1, min(limits.disk_mb, memory_mb // 2))
+
+
 def no_enclosure(place: Place, held: ExitStack) -> Enclosure:
     """A plain child process."""
     return Enclosure()

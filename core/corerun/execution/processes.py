@@ -19,12 +19,11 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from corerun.errors import InfrastructureError
+from corerun.execution.inside import kernel, nanny
 
 MARKER = "CORERUN_EXEC_ID"
-LEFTOVERS_SHOWN = 5
+LEFTOVERS_SHOWN = nanny.COMMAND_LINES
 
-_PR_SET_PDEATHSIG = 1
-_PR_SET_CHILD_SUBREAPER = 36
 _TAG_TOP = 1 << 60
 _TAG_SPAN = 64
 _SWEEP_ROUNDS = 100
@@ -44,27 +43,14 @@ class Row(NamedTuple):
     state: str
 
 
-def prctl(option: int, value: int) -> bool:
-    """Call prctl(2); False where it is missing or refused."""
-    import ctypes
-
-    try:
-        return bool(ctypes.CDLL(None, use_errno=True).prctl(option, value, 0, 0, 0) == 0)
-    except (OSError, AttributeError):
-        return False
-
-
 @functools.cache
 def become_subreaper() -> bool:
     """Make this process the parent of orphaned descendants, once; False where that can't be."""
-    return prctl(_PR_SET_CHILD_SUBREAPER, 1)
-
-
-def die_with_parent(parent: int) -> None:
-    """End this process when ``parent`` does, at once if that has happened already."""
-    prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:
-        os._exit(125)
+    try:
+        kernel.prctl(kernel.PR_SET_CHILD_SUBREAPER, 1)
+    except (OSError, AttributeError):
+        return False
+    return True
 
 
 def tag() -> int:
@@ -166,9 +152,7 @@ def _is_tagged(pid: int) -> bool:
 
 def command_line(pid: int) -> str:
     """The command line of a process on one printable line, at most 200 characters."""
-    words = _read(f"/proc/{pid}/cmdline").rstrip(b"\0").replace(b"\0", b" ")
-    text = words.decode("utf-8", "replace") or f"[pid {pid}]"
-    return "".join(char if char.isprintable() else "?" for char in text)[:200]
+    return nanny.one_line(_read(f"/proc/{pid}/cmdline")) or f"[pid {pid}]"
 
 
 def _is_ending(pid: int) -> bool:

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from corerun.errors import InfrastructureError
 from corerun.execution import zygotes
-from corerun.execution.enclosure import Enclose
+from corerun.execution.enclosure import Enclose, scratch_mb
 from corerun.execution.inside.profiles import MENTIONED
 from corerun.execution.service import SOCKET_VARIABLE
 from corerun.execution.spawn import stdin_of
@@ -102,7 +102,7 @@ async def start(
     hidden = ("/tmp", "/dev/shm", folder)
     own_folder = folder == request.workspace
     covered = [path for path in (request.workspace, *zygote.kind.place.read) if _lies_below(path, hidden)]
-    size = max(1, min(request.limits.disk_mb, program.memory_mb // 2)) * _MIB
+    size = scratch_mb(request.limits, program.memory_mb) * _MIB
     groups = len(launch["groups"])
     result, held_groups, service = inherited[0], inherited[1 : 1 + groups], inherited[1 + groups :]
     message = {

@@ -13,8 +13,8 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from corerun.errors import CorerunError, UsageError
+from corerun.execution.inside import kernel
 from corerun.execution.lines import Channel
-from corerun.execution.processes import die_with_parent
 from corerun.interfaces import ExecRequest, Handler, Json, Limits, Policy, Sandbox
 
 RUN_PROGRAM = "corerun.execution.worker:run_program"
@@ -156,7 +156,7 @@ def describe(error: Exception) -> Json:
 def main() -> None:
     """Serve JSON lines on standard input and output until the input ends or the parent dies."""
     if len(sys.argv) > 1:
-        die_with_parent(int(sys.argv[1]))
+        kernel.die_with(int(sys.argv[1]))
     # Ctrl-C reaches the whole group of the terminal; the parent decides what ends here.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     incoming, outgoing = os.dup(0), os.dup(1)

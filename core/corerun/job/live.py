@@ -263,7 +263,6 @@ class LiveRun:
         names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
         return {
             **dict.fromkeys(names, threads),
-            "MPLBACKEND": "Agg",
             "CUDA_VISIBLE_DEVICES": ",".join(gpus),
         }
 

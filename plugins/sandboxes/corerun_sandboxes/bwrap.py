@@ -8,7 +8,7 @@ import shutil
 from contextlib import ExitStack
 
 from corerun.errors import InfrastructureError
-from corerun.execution.enclosure import Enclosure, Place
+from corerun.execution.enclosure import Enclosure, Place, scratch_mb
 from corerun.execution.session import ProgramSession
 from corerun.execution.watchdog import default_memory_mb
 from corerun.interfaces import Json, Policy, Probe
@@ -93,7 +93,7 @@ def _options(place: Place) -> list[str]:
 def _mounts(place: Place) -> dict[str, tuple[str, ...]]:
     """Options by the destination that stands behind them."""
     memory_mb = place.limits.mem_mb or default_memory_mb(1)
-    size = str(max(1, min(place.limits.disk_mb, memory_mb // 2)) * _MIB)
+    size = str(scratch_mb(place.limits, memory_mb) * _MIB)
     scratch = ("--perms", "1777", "--size", size, "--tmpfs")
     mounts: dict[str, tuple[str, ...]] = {
         path: ("--ro-bind", path) for path in (*system_paths(), *readable(place.read))

@@ -12,7 +12,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 
 from corerun.errors import InfrastructureError, SandboxBroken, UsageError
-from corerun.execution.enclosure import INSIDE, interpreter_paths, no_enclosure
+from corerun.execution.enclosure import INSIDE, interpreter_paths, no_enclosure, scratch_mb
 from corerun.execution.environment import SEARCH_PATH, TEMPORARY_FOLDER
 from corerun.execution.session import ProgramSession
 from corerun.execution.spawn import spawn
@@ -144,7 +144,7 @@ def _form(image: str, program: Program) -> Form:
         read=read,
         memory_mb=program.memory_mb,
         pids=place.limits.pids,
-        scratch_mb=max(1, min(place.limits.disk_mb, program.memory_mb // 2)),
+        scratch_mb=scratch_mb(place.limits, program.memory_mb),
         network=place.network,
         gpus=place.gpus,
     )

@@ -88,9 +88,14 @@ def _facts(pid: str) -> tuple[str, str]:
     with open(f"/proc/{pid}/stat", "rb") as file:
         state = file.read().rpartition(b") ")[2][:1].decode()
     with open(f"/proc/{pid}/cmdline", "rb") as file:
-        words = file.read(4096).rstrip(b"\0").replace(b"\0", b" ")
-    text = words.decode("utf-8", "replace") or f"[pid {pid}]"
-    return state, "".join(char if char.isprintable() else "?" for char in text)[:200]
+        words = file.read(4096)
+    return state, one_line(words) or f"[pid {pid}]"
+
+
+def one_line(words: bytes) -> str:
+    """A command line as the kernel shows it, on one printable line of at most 200 characters."""
+    text = words.rstrip(b"\0").replace(b"\0", b" ").decode("utf-8", "replace")
+    return "".join(char if char.isprintable() else "?" for char in text)[:200]
 
 
 def ignore_stops() -> None:
