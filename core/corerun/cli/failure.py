@@ -11,7 +11,6 @@ import click
 from corerun.errors import CorerunError, DiskFull
 from corerun.redaction import redact, redact_value, remember_arguments, remember_environment
 from corerun.redaction.terminal import one_line, shown
-from corerun.runs.io import FULL
 
 
 def report(error: Exception, *, debug: bool, as_json: bool, arguments: Sequence[str] = ()) -> int:
@@ -48,8 +47,11 @@ def _facts(error: Exception) -> tuple[int, str, str, str]:
         return 2, error.format_message(), f"{path} --help", ""
     if isinstance(error, click.ClickException):
         return 2, error.format_message(), "", ""
-    if isinstance(error, OSError) and error.errno in FULL:
-        place = f" to write {error.filename}" if error.filename else ""
-        return DiskFull.exit_code, f"no space left{place}", "free some space, then try again", ""
+    if isinstance(error, OSError):
+        from corerun.runs.io import FULL
+
+        if error.errno in FULL:
+            place = f" to write {error.filename}" if error.filename else ""
+            return DiskFull.exit_code, f"no space left{place}", "free some space, then try again", ""
     text = " ".join(str(error).split())
     return 1, f"internal error: {type(error).__name__}: {text} (run with --debug for the traceback)", "", ""
